@@ -1,0 +1,1 @@
+//! Sorts the statements of a `pg_dump` into phases.
