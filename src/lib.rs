@@ -1,11 +1,13 @@
 //! reshard: online resharding for PostgreSQL, from inside the source database.
 //!
-//! This file only declares the modules; `_PG_init` is the library's entry.
+//! This file only declares the modules and the library's entry.
+mod cluster;
+mod error;
+mod pg;
+mod remote;
+
 use pgrx::prelude::*;
 
 ::pgrx::pg_module_magic!(name, version);
 
-#[pg_extern]
-fn reshard_hello() -> &'static str {
-    "hello"
-}
+extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);

@@ -1,0 +1,13 @@
+//! Servers and groups of servers: each its own process, port and folder.
+
+mod account;
+mod installation;
+mod lease;
+mod rig;
+mod scratch;
+mod server;
+
+pub use installation::Installation;
+pub use rig::{Rig, RigOptions, DATABASE, PASSWORD};
+pub use scratch::Scratch;
+pub use server::{Server, ServerOptions, Stop};

@@ -1,0 +1,157 @@
+//! A source and its shards.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::account::Account;
+use super::installation::Installation;
+use super::lease::Turn;
+use super::scratch::Scratch;
+use super::server::{Server, ServerOptions};
+use crate::error::{Error, Result};
+
+/// Database that is moved, on every server.
+pub const DATABASE: &str = "app";
+/// Password of role `postgres` on every server; must never be seen anywhere.
+pub const PASSWORD: &str = "Zx9-never-shown-4711";
+
+/// How a rig is set up.
+#[derive(Debug, Clone)]
+pub struct RigOptions {
+    /// Number of shards.
+    pub shards: usize,
+    /// Settings of the source beside the usual ones.
+    pub source_settings: Vec<(String, String)>,
+    /// Settings of each shard beside the usual ones.
+    pub shard_settings: Vec<(String, String)>,
+    /// Whether the source loads the extension's library at its start.
+    pub preload: bool,
+    /// Whether this rig waits for its turn among the rigs of this machine.
+    pub turns: bool,
+}
+
+impl RigOptions {
+    /// A source with the library preloaded and `shards` plain servers.
+    pub fn new(shards: usize) -> Self {
+        RigOptions {
+            shards,
+            source_settings: Vec::new(),
+            shard_settings: Vec::new(),
+            preload: true,
+            turns: true,
+        }
+    }
+
+    /// Plain PostgreSQL everywhere.
+    pub fn plain(shards: usize) -> Self {
+        RigOptions {
+            preload: false,
+            ..RigOptions::new(shards)
+        }
+    }
+
+    /// Adds a setting of the source.
+    pub fn source(mut self, name: &str, value: &str) -> Self {
+        self.source_settings
+            .push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Adds a setting of each shard.
+    pub fn shard(mut self, name: &str, value: &str) -> Self {
+        self.shard_settings
+            .push((name.to_owned(), value.to_owned()));
+        self
+    }
+}
+
+/// A source and its shards, each a server of its own. Fields are dropped in
+/// order: the servers end before their folder goes.
+#[derive(Debug)]
+pub struct Rig {
+    /// The server that data is moved from; the extension lives here.
+    pub source: Server,
+    /// The servers that data is moved to, by shard number.
+    pub shards: Vec<Server>,
+    scratch: Scratch,
+    _turn: Option<Turn>,
+}
+
+impl Rig {
+    /// Starts all servers, in parallel.
+    pub async fn start(options: RigOptions) -> Result<Rig> {
+        let turn = match options.turns {
+            true => Some(Turn::take().await?),
+            false => None,
+        };
+        tokio::task::spawn_blocking(move || Rig::start_servers(options, turn))
+            .await
+            .map_err(|error| Error::Unexpected(format!("starting a rig: {error}")))?
+    }
+
+    fn start_servers(options: RigOptions, turn: Option<Turn>) -> Result<Rig> {
+        let account = Account::find()?;
+        let installation = Arc::new(Installation::find()?);
+        if options.preload && !installation.has_reshard() {
+            return Err(Error::Unexpected(
+                "the extension is not installed; run \"make install\" first".to_owned(),
+            ));
+        }
+        let scratch = Scratch::create(account)?;
+        let mut source_options = ServerOptions {
+            settings: options.source_settings.clone(),
+        };
+        if options.preload {
+            let preload = ("shared_preload_libraries".to_owned(), "reshard".to_owned());
+            source_options.settings.insert(0, preload);
+        }
+        let shard_options = ServerOptions {
+            settings: options.shard_settings.clone(),
+        };
+        let mut plan = vec![("source".to_owned(), &source_options)];
+        plan.extend((0..options.shards).map(|number| (format!("shard{number}"), &shard_options)));
+        let mut servers = create_all(&plan, scratch.path(), account, &installation)?;
+        let source = servers.remove(0);
+        Ok(Rig {
+            source,
+            shards: servers,
+            scratch,
+            _turn: turn,
+        })
+    }
+
+    /// The source, then the shards.
+    pub fn servers(&self) -> impl Iterator<Item = &Server> {
+        std::iter::once(&self.source).chain(&self.shards)
+    }
+
+    /// The folder that holds all of it.
+    pub fn folder(&self) -> &Path {
+        self.scratch.path()
+    }
+}
+
+fn create_all(
+    plan: &[(String, &ServerOptions)],
+    folder: &Path,
+    account: Account,
+    installation: &Arc<Installation>,
+) -> Result<Vec<Server>> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = plan
+            .iter()
+            .map(|(name, options)| {
+                let installation = Arc::clone(installation);
+                scope.spawn(move || Server::create(name, folder, account, installation, options))
+            })
+            .collect();
+        threads
+            .into_iter()
+            .map(|thread| {
+                thread.join().unwrap_or_else(|_| {
+                    Err(Error::Unexpected("starting a server panicked".to_owned()))
+                })
+            })
+            .collect()
+    })
+}

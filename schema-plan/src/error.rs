@@ -1,0 +1,81 @@
+//! The errors of the planner. Each names the line and quotes the statement.
+
+use thiserror::Error;
+
+/// Longest quote of a statement in an error, in bytes.
+const QUOTE_LIMIT: usize = 2000;
+
+/// Why a dump can't be planned.
+#[derive(Debug, Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The text ends inside of a statement, string or comment.
+    #[error("unterminated {what} at line {line}: {quote}")]
+    Unterminated {
+        /// E.g. `quoted string`.
+        what: &'static str,
+        /// Line of the dump where it begins, from 1.
+        line: usize,
+        /// How it begins.
+        quote: String,
+    },
+    /// A backslash command other than those that pg_dump writes.
+    #[error("unknown psql command at line {line}: {quote}")]
+    UnknownCommand {
+        /// Line of the dump, from 1.
+        line: usize,
+        /// The command.
+        quote: String,
+    },
+    /// libpg_query refuses the statement.
+    #[error("cannot parse the statement at line {line} ({message}): {quote}")]
+    Parse {
+        /// Line of the dump, from 1.
+        line: usize,
+        /// What the parser says.
+        message: String,
+        /// The statement.
+        quote: String,
+    },
+    /// A statement that pg_dump isn't known to write.
+    #[error("unknown kind of statement at line {line} ({what}): {quote}")]
+    Unknown {
+        /// Line of the dump, from 1.
+        line: usize,
+        /// Which part of it isn't known.
+        what: String,
+        /// The statement.
+        quote: String,
+    },
+    /// The dump has rows or sequence values.
+    #[error("the dump holds data at line {line}; use pg_dump --schema-only: {quote}")]
+    HoldsData {
+        /// Line of the dump, from 1.
+        line: usize,
+        /// The statement.
+        quote: String,
+    },
+    /// A table comes after keys or indexes.
+    #[error("the {kind} at line {line} comes after keys or indexes, which isn't the order of pg_dump: {quote}")]
+    OutOfOrder {
+        /// Line of the dump, from 1.
+        line: usize,
+        /// Kind of the statement.
+        kind: crate::Kind,
+        /// The statement.
+        quote: String,
+    },
+}
+
+/// The beginning of a statement, short enough for a message.
+pub(crate) fn quote(sql: &str) -> String {
+    let sql = sql.trim();
+    if sql.len() <= QUOTE_LIMIT {
+        return sql.to_owned();
+    }
+    let mut end = QUOTE_LIMIT;
+    while !sql.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}...", &sql[..end])
+}

@@ -1,0 +1,7 @@
+//! Clusters, their shards and the placement of rows. Pure: no call of the
+//! server, so it is tested without one.
+pub mod placement;
+pub mod topology;
+
+pub use placement::{Placement, ShardNo};
+pub use topology::Cluster;

@@ -1,0 +1,89 @@
+//! Where a row belongs: key value -> shard.
+//!
+//! Hash placement is exactly `PARTITION BY HASH`: the key's extended hash under
+//! `HASH_PARTITION_SEED`, combined as `compute_partition_hash_value` of
+//! src/backend/partitioning/partbounds.c does, modulo the number of shards. A
+//! null key contributes nothing, so it belongs to shard 0.
+use std::fmt;
+
+/// `HASH_PARTITION_SEED` of src/backend/partitioning/partbounds.c.
+pub const HASH_PARTITION_SEED: u64 = 0x7A5B_2236_7996_DCFD;
+
+/// The number of a shard in its cluster, from 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ShardNo(pub u32);
+
+impl fmt::Display for ShardNo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl ShardNo {
+    /// As an index into a list of shards.
+    pub fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// As it is kept in state tables.
+    pub fn as_i32(self) -> i32 {
+        self.0 as i32
+    }
+}
+
+/// How the rows of one table spread over the shards of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Placement {
+    /// An omni table: every shard gets every row.
+    All {
+        /// Number of shards.
+        shards: u32,
+    },
+    /// A sharded table: by the hash of its key.
+    Hash {
+        /// Number of shards.
+        shards: u32,
+    },
+}
+
+impl Placement {
+    /// The shard of a key by its extended hash value; `None` for a null key.
+    /// `None` where every shard takes the row.
+    pub fn shard_of_hash(self, key_hash: Option<u64>) -> Option<ShardNo> {
+        match self {
+            Self::All { .. } => None,
+            Self::Hash { shards } => {
+                let row_hash = key_hash.map_or(0, |hash| hash_combine64(0, hash));
+                Some(ShardNo((row_hash % u64::from(shards)) as u32))
+            }
+        }
+    }
+}
+
+/// `hash_combine64` of src/include/common/hashfn.h.
+pub fn hash_combine64(a: u64, b: u64) -> u64 {
+    a ^ (b.wrapping_add(0x49A0_F4DD_15E5_A8E3).wrapping_add(a << 54).wrapping_add(a >> 7))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_null_key_belongs_to_shard_zero() {
+        assert_eq!(Placement::Hash { shards: 7 }.shard_of_hash(None), Some(ShardNo(0)));
+    }
+
+    #[test]
+    fn an_omni_row_belongs_to_no_single_shard() {
+        assert_eq!(Placement::All { shards: 4 }.shard_of_hash(Some(3)), None);
+    }
+
+    #[test]
+    fn every_shard_is_in_range() {
+        let placement = Placement::Hash { shards: 5 };
+        for hash in (0..1000u64).map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15)) {
+            assert!(placement.shard_of_hash(Some(hash)).is_some_and(|s| s.0 < 5));
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! Latches, signals and configuration reload of a background worker.
+use pgrx::pg_sys;
+
+// The server's own handlers, without the guard that pgrx puts around functions:
+// a signal handler must not touch the exception stack.
+unsafe extern "C-unwind" {
+    fn die(signal: i32);
+    fn SignalHandlerForConfigReload(signal: i32);
+}
+
+/// Runs the server's own interrupt handling: query cancel, termination,
+/// shutdown. Does not return when the process is to end.
+pub fn check() {
+    pgrx::check_for_interrupts!();
+}
+
+/// Resets this process' latch; true if it had been set.
+pub fn take_latch() -> bool {
+    unsafe {
+        let latch = pg_sys::MyLatch;
+        let set = (*latch).is_set != 0;
+        if set {
+            pg_sys::ResetLatch(latch);
+        }
+        set
+    }
+}
+
+/// Waits for this process' latch, at most `milliseconds`; then handles
+/// interrupts. For SQL functions and the launcher, which have no runtime.
+pub fn wait_latch(milliseconds: i64) {
+    unsafe {
+        let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+    check();
+}
+
+/// Rereads the configuration files if a SIGHUP came.
+pub fn reload_configuration_if_asked() {
+    unsafe {
+        if pg_sys::ConfigReloadPending != 0 {
+            pg_sys::ConfigReloadPending = 0;
+            pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
+        }
+    }
+}
+
+/// Installs the server's standard handlers for a worker: SIGTERM ends it at the
+/// next [`check`], SIGHUP asks for a reload. Then lets signals in.
+pub fn install_worker_handlers() {
+    unsafe {
+        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
+        pg_sys::pqsignal(pg_sys::SIGHUP as i32, Some(SignalHandlerForConfigReload));
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}

@@ -1,0 +1,9 @@
+//! The only room with unsafe code: everything that touches the server's C side.
+//! Nothing here knows of tasks, copies or cutovers.
+#![allow(unsafe_code)]
+
+pub mod db;
+pub mod interrupt;
+pub mod report;
+pub mod runtime;
+pub mod xact;

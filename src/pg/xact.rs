@@ -1,0 +1,79 @@
+//! Transactions of a background worker.
+//!
+//! pgrx's own `BackgroundWorker::transaction` commits when the closure returns
+//! an error; this one aborts, and turns a caught ERROR into our error type.
+use std::panic::AssertUnwindSafe;
+
+use pgrx::{pg_sys, PgTryBuilder};
+
+use crate::error::{Error, Result};
+use crate::pg::{db, report};
+
+/// Runs `work` in a transaction of its own and commits it; aborts it when
+/// `work` returns an error or the server raises one.
+///
+/// # Errors
+/// Whatever `work` returned or the server raised.
+pub fn transaction<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    run(|| (), work)
+}
+
+/// Like [`transaction`], but the commit does not wait for the disk: a crash may
+/// lose it, never tear it. For progress figures and steps that can be repeated.
+///
+/// # Errors
+/// As [`transaction`].
+pub fn transaction_async<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    transaction(|| {
+        db::run("SET LOCAL synchronous_commit = off")?;
+        work()
+    })
+}
+
+/// Runs `work` in a transaction that sees what an exported snapshot saw.
+///
+/// The same as `SET TRANSACTION SNAPSHOT` (`ImportSnapshot` in
+/// src/backend/utils/time/snapmgr.c), which can't be said through SPI.
+///
+/// # Errors
+/// The snapshot is gone (its exporter ended), or as [`transaction`].
+pub fn transaction_with_snapshot<T>(snapshot: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let name = std::ffi::CString::new(snapshot)
+        .map_err(|_| Error::internal("snapshot name with a NUL byte"))?;
+    let import = || unsafe {
+        pg_sys::XactIsoLevel = pg_sys::XACT_REPEATABLE_READ as i32;
+        pg_sys::XactReadOnly = true;
+        pg_sys::ImportSnapshot(name.as_ptr());
+    };
+    run(import, work)
+}
+
+fn run<T>(begin: impl FnOnce(), work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
+        unsafe {
+            pg_sys::SetCurrentStatementStartTimestamp();
+            pg_sys::StartTransactionCommand();
+        }
+        begin();
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+        let value = work()?;
+        unsafe {
+            if pg_sys::ActiveSnapshotSet() {
+                pg_sys::PopActiveSnapshot();
+            }
+            pg_sys::CommitTransactionCommand();
+        }
+        Ok(value)
+    }))
+    .catch_others(|caught| Err(report::from_caught(&caught)))
+    .catch_rust_panic(|caught| Err(report::from_caught(&caught)))
+    .execute();
+    unsafe {
+        if outcome.is_err() {
+            pg_sys::AbortCurrentTransaction();
+        }
+        // A worker has no client whose idleness would send the statistics.
+        pg_sys::pgstat_report_stat(false);
+    }
+    outcome
+}

@@ -1,0 +1,271 @@
+//! A connection to one shard, with errors that say which shard it was.
+use std::fmt;
+use std::time::Duration;
+
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, NoTls, Row, SimpleQueryMessage};
+
+use crate::error::{Error, Kind, Result};
+use crate::remote::conninfo::Conninfo;
+
+/// How long a connection may take to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// After how long an unanswered packet ends a connection.
+const TCP_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Where a shard is: its cluster, its number, and how to connect.
+#[derive(Clone)]
+pub struct Endpoint {
+    /// Name of the cluster.
+    pub cluster: String,
+    /// Number of the shard in the cluster.
+    pub shard: u32,
+    /// Connection string, password included.
+    pub conninfo: Conninfo,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "shard {} of cluster \"{}\"", self.shard, self.cluster)
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self} ({:?})", self.conninfo)
+    }
+}
+
+/// What a connection is for; shown in `pg_stat_activity.application_name`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Checks before a run and declarations.
+    Preflight,
+    /// Steering by the coordinator.
+    Control,
+    /// Holding a snapshot and its slot.
+    Snapshot,
+    /// Running schema statements.
+    Schema,
+    /// Loading a part.
+    Copy,
+    /// The lease of a fence.
+    Fence,
+    /// Comparing rows.
+    Verify,
+}
+
+impl Purpose {
+    fn application_name(self) -> &'static str {
+        match self {
+            Self::Preflight => "reshard preflight",
+            Self::Control => "reshard control",
+            Self::Snapshot => "reshard snapshot",
+            Self::Schema => "reshard schema",
+            Self::Copy => "reshard copy",
+            Self::Fence => "reshard fence",
+            Self::Verify => "reshard verify",
+        }
+    }
+}
+
+/// An open connection. Dropping it closes the session.
+pub struct Connection {
+    client: Client,
+    label: String,
+    driver: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// The configuration of a connection to `endpoint`.
+pub(super) fn config(endpoint: &Endpoint, purpose: Purpose) -> Result<tokio_postgres::Config> {
+    let mut config = endpoint.conninfo.to_config()?;
+    config
+        .application_name(purpose.application_name())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_user_timeout(TCP_TIMEOUT)
+        .keepalives(true)
+        .keepalives_idle(Duration::from_secs(5))
+        .keepalives_interval(Duration::from_secs(3))
+        .keepalives_retries(3);
+    if config.get_hosts().is_empty() {
+        return Err(Error::argument("invalid connection string")
+            .detail(format!("The connection string of {endpoint} names no host."))
+            .hint("Other servers use it too: give a host that every node and shard can reach."));
+    }
+    Ok(config)
+}
+
+/// Opens a session with settings that don't depend on the role's defaults.
+///
+/// # Errors
+/// 08001 where the server can't be reached, 28xxx where it refuses the login.
+pub async fn connect(endpoint: &Endpoint, purpose: Purpose) -> Result<Connection> {
+    let config = config(endpoint, purpose)?;
+    let label = endpoint.to_string();
+    let (client, connection) =
+        config.connect(NoTls).await.map_err(|error| connect_error(&label, &error))?;
+    let driver = tokio::spawn(async move {
+        // The client's calls report the same error; here it has no one to tell.
+        drop(connection.await);
+    });
+    let connection = Connection { client, label, driver };
+    connection
+        .batch(
+            "SET search_path = pg_catalog; SET statement_timeout = 0; SET lock_timeout = 0; \
+             SET idle_in_transaction_session_timeout = 0; SET client_min_messages = warning; \
+             SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET extra_float_digits = 3; \
+             SET TimeZone = 'UTC'; SET bytea_output = 'hex'; SET row_security = off; \
+             SET synchronous_commit = on",
+        )
+        .await?;
+    Ok(connection)
+}
+
+impl Connection {
+    /// Which shard this is, for texts.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The client itself, for COPY.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Runs statements without parameters, in one round trip.
+    ///
+    /// # Errors
+    /// The server's, with the shard named.
+    pub async fn batch(&self, sql: &str) -> Result<()> {
+        self.client.batch_execute(sql).await.map_err(|e| self.error(&e))
+    }
+
+    /// Rows of a query with parameters.
+    ///
+    /// # Errors
+    /// The server's, with the shard named.
+    pub async fn query(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>> {
+        self.client.query(sql, params).await.map_err(|e| self.error(&e))
+    }
+
+    /// The first row of a query that always has one.
+    ///
+    /// # Errors
+    /// The server's, or XX000 where there is no row.
+    pub async fn one(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<Row> {
+        let rows = self.query(sql, params).await?;
+        rows.into_iter()
+            .next()
+            .ok_or_else(|| Error::internal(format!("a query on {} returned no row", self.label)))
+    }
+
+    /// A single value that a row's first column holds.
+    ///
+    /// # Errors
+    /// As [`Connection::one`], or XX000 where it is of another type.
+    pub async fn value<T>(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<T>
+    where
+        T: for<'a> tokio_postgres::types::FromSql<'a>,
+    {
+        self.one(sql, params).await?.try_get(0).map_err(|e| self.error(&e))
+    }
+
+    /// Runs a statement with parameters; the number of rows it touched.
+    ///
+    /// # Errors
+    /// The server's, with the shard named.
+    pub async fn execute(&self, sql: &str, params: &[&(dyn ToSql + Sync)]) -> Result<u64> {
+        self.client.execute(sql, params).await.map_err(|e| self.error(&e))
+    }
+
+    /// Values of the first row of a statement sent as text; none without a row.
+    ///
+    /// # Errors
+    /// The server's, with the shard named.
+    pub async fn text_row(&self, sql: &str) -> Result<Option<Vec<Option<String>>>> {
+        let messages = self.client.simple_query(sql).await.map_err(|e| self.error(&e))?;
+        Ok(messages.into_iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => {
+                Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect())
+            }
+            _ => None,
+        }))
+    }
+
+    /// Whether the session is known to be lost.
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Our error for one of this connection.
+    pub fn error(&self, error: &tokio_postgres::Error) -> Error {
+        server_error(&self.label, error)
+    }
+
+    pub(super) fn from_parts(
+        client: Client,
+        label: String,
+        driver: tokio::task::JoinHandle<()>,
+    ) -> Self {
+        Self { client, label, driver }
+    }
+}
+
+/// What went wrong while connecting.
+pub(super) fn connect_error(label: &str, error: &tokio_postgres::Error) -> Error {
+    if let Some(db) = error.as_db_error() {
+        let hint = match db.code().code() {
+            "28P01" | "28000" => "Check user, password and pg_hba.conf of that server.",
+            "3D000" => "Create the database there, or correct dbname.",
+            "53300" => "Raise max_connections there, or lower reshard.max_copy_workers.",
+            _ => "See the log of that server.",
+        };
+        return Error::new(
+            Kind::Server(db.code().code().to_owned()),
+            format!("could not connect to {label}"),
+        )
+        .detail(format!("{}: {}.", db.severity(), db.message().trim_end_matches('.')))
+        .hint(hint);
+    }
+    let cause =
+        std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    Error::new(Kind::Unreachable, format!("could not connect to {label}"))
+        .detail(format!("{}.", sentence(&cause)))
+        .hint("Check host and port, that the server runs, and that it listens on that address.")
+}
+
+/// What a statement on another server failed with.
+pub(super) fn server_error(label: &str, error: &tokio_postgres::Error) -> Error {
+    let Some(db) = error.as_db_error() else {
+        let cause =
+            std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+        return Error::new(Kind::ConnectionLost, format!("connection to {label} was lost"))
+            .detail(format!("{}.", sentence(&cause)));
+    };
+    let mut detail = format!("{} {}: {}.", db.severity(), db.code().code(), db.message());
+    for more in [db.detail(), db.where_()].into_iter().flatten() {
+        detail.push(' ');
+        detail.push_str(more);
+    }
+    let mut out = Error::new(
+        Kind::Server(db.code().code().to_owned()),
+        format!("statement failed on {label}"),
+    )
+    .detail(detail);
+    out.hint = db.hint().map(str::to_owned);
+    out
+}
+
+fn sentence(text: &str) -> String {
+    let mut chars = text.trim_end_matches('.').chars();
+    match chars.next() {
+        Some(first) => first.to_uppercase().chain(chars).collect(),
+        None => String::new(),
+    }
+}

@@ -1,0 +1,9 @@
+//! Connections to other servers (and to this one, as a node among nodes):
+//! connection strings, errors that name the shard and never the secret, retries.
+pub mod connection;
+pub mod conninfo;
+pub mod quote;
+pub mod replication;
+
+pub use connection::{connect, Connection, Endpoint, Purpose};
+pub use conninfo::Conninfo;

@@ -1,0 +1,205 @@
+//! Replication connections: the only way to make a slot and export the snapshot
+//! that fits it (`CREATE_REPLICATION_SLOT ... (SNAPSHOT 'export')`, manual
+//! section "Streaming Replication Protocol").
+//!
+//! tokio-postgres has no setting for `replication=database`, so the startup
+//! packet gets that parameter on its way out. Everything else, authentication
+//! included, is tokio-postgres' own.
+use std::io;
+use std::pin::Pin;
+use std::task::{Context as TaskContext, Poll};
+
+use bytes::{BufMut, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_postgres::config::Host;
+use tokio_postgres::NoTls;
+
+use crate::error::{Error, Kind, Result};
+use crate::remote::connection::{config, connect_error, Connection, Endpoint, Purpose};
+
+/// Opens a session that speaks the replication commands of its database.
+///
+/// # Errors
+/// As [`crate::remote::connect`].
+pub async fn connect(endpoint: &Endpoint, purpose: Purpose) -> Result<Connection> {
+    let config = config(endpoint, purpose)?;
+    let label = endpoint.to_string();
+    let stream = open_stream(&config, &label).await?;
+    let patched = StartupPatch { stream, pending: None, started: false };
+    let (client, connection) =
+        config.connect_raw(patched, NoTls).await.map_err(|error| connect_error(&label, &error))?;
+    let driver = tokio::spawn(async move {
+        drop(connection.await);
+    });
+    Ok(Connection::from_parts(client, label, driver))
+}
+
+/// Either kind of socket.
+enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+async fn open_stream(config: &tokio_postgres::Config, label: &str) -> Result<Stream> {
+    let port = config.get_ports().first().copied().unwrap_or(5432);
+    let opened = if let Some(address) = config.get_hostaddrs().first() {
+        TcpStream::connect((*address, port)).await.map(Stream::Tcp)
+    } else {
+        match config.get_hosts().first() {
+            Some(Host::Tcp(host)) => {
+                TcpStream::connect((host.as_str(), port)).await.map(Stream::Tcp)
+            }
+            Some(Host::Unix(folder)) => {
+                UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).await.map(Stream::Unix)
+            }
+            None => return Err(Error::argument(format!("no host is known for {label}"))),
+        }
+    };
+    opened.map_err(|error| {
+        Error::new(Kind::Unreachable, format!("could not connect to {label}"))
+            .detail(format!("{error}."))
+            .hint("Check host and port, that the server runs, and that it listens on that address.")
+    })
+}
+
+/// Adds `replication=database` to the first message that is written.
+struct StartupPatch {
+    stream: Stream,
+    pending: Option<BytesMut>,
+    started: bool,
+}
+
+/// Protocol version 3.0, as in src/include/libpq/pqcomm.h.
+const PROTOCOL_3_0: u32 = 3 << 16;
+
+/// The startup packet with one more parameter, once `written` holds all of it.
+fn patch(written: &[u8]) -> Option<BytesMut> {
+    let length = u32::from_be_bytes(written.get(..4)?.try_into().ok()?) as usize;
+    let version = u32::from_be_bytes(written.get(4..8)?.try_into().ok()?);
+    if written.len() != length || version != PROTOCOL_3_0 {
+        return None;
+    }
+    // The packet ends with an empty name, after which nothing is read.
+    let body = written.get(4..length - 1)?;
+    let parameter = b"replication\0database\0\0";
+    let total = u32::try_from(4 + body.len() + parameter.len()).ok()?;
+    let mut out = BytesMut::with_capacity(total as usize);
+    out.put_u32(total);
+    out.put_slice(body);
+    out.put_slice(parameter);
+    Some(out)
+}
+
+impl StartupPatch {
+    fn poll_pending(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        while let Some(pending) = self.pending.as_mut() {
+            if pending.is_empty() {
+                self.pending = None;
+                break;
+            }
+            let written = match self.stream.poll_write_inner(cx, pending) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(n)) => n,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => return Poll::Pending,
+            };
+            drop(pending.split_to(written));
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Stream {
+    fn poll_write_inner(
+        &mut self,
+        cx: &mut TaskContext<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self {
+            Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
+        }
+    }
+}
+
+impl AsyncRead for StartupPatch {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Stream::Unix(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for StartupPatch {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.poll_pending(cx) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => return Poll::Pending,
+        }
+        if self.started {
+            return self.stream.poll_write_inner(cx, buf);
+        }
+        let Some(packet) = patch(buf) else {
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the first message is not a startup packet",
+            )));
+        };
+        self.started = true;
+        self.pending = Some(packet);
+        Poll::Ready(Ok(buf.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        match self.poll_pending(cx) {
+            Poll::Ready(Ok(())) => {}
+            other => return other,
+        }
+        match &mut self.stream {
+            Stream::Tcp(s) => Pin::new(s).poll_flush(cx),
+            Stream::Unix(s) => Pin::new(s).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Stream::Unix(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_startup_packet_gets_the_parameter() {
+        let mut packet = BytesMut::new();
+        let body = b"user\0me\0\0";
+        packet.put_u32((8 + body.len()) as u32);
+        packet.put_u32(PROTOCOL_3_0);
+        packet.put_slice(body);
+        let patched = patch(&packet).unwrap();
+        assert_eq!(u32::from_be_bytes(patched[..4].try_into().unwrap()) as usize, patched.len());
+        assert!(patched.ends_with(b"me\0replication\0database\0\0"));
+    }
+
+    #[test]
+    fn half_a_packet_is_not_patched() {
+        assert!(patch(&[0, 0, 0, 20, 0, 3, 0, 0]).is_none());
+        assert!(patch(&[]).is_none());
+    }
+}
