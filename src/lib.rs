@@ -3,6 +3,7 @@
 //! This file only declares the modules and the library's entry.
 mod cluster;
 mod error;
+mod gucs;
 mod pg;
 mod remote;
 

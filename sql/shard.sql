@@ -1,0 +1,50 @@
+-- All that reshard puts on a destination shard: plain SQL in one schema.
+-- Run again and again without harm; dropped as a whole at the end.
+
+CREATE SCHEMA IF NOT EXISTS reshard;
+COMMENT ON SCHEMA reshard IS 'helper objects of a running resharding; dropped when it ends';
+GRANT USAGE ON SCHEMA reshard TO PUBLIC;
+
+CREATE TABLE IF NOT EXISTS reshard.copied_part (
+    token text NOT NULL,
+    task_id bigint NOT NULL,
+    wave int NOT NULL,
+    table_id int NOT NULL,
+    part_no int NOT NULL,
+    rows bigint NOT NULL,
+    PRIMARY KEY (token, task_id, wave, table_id, part_no)
+);
+COMMENT ON TABLE reshard.copied_part IS
+    'parts whose rows are here: written in the transaction that brought the rows';
+
+CREATE TABLE IF NOT EXISTS reshard.applied_statement (
+    token text NOT NULL,
+    task_id bigint NOT NULL,
+    ordinal int NOT NULL,
+    PRIMARY KEY (token, task_id, ordinal)
+);
+COMMENT ON TABLE reshard.applied_statement IS
+    'schema statements that took effect here: written in the transaction of the statement';
+
+CREATE TABLE IF NOT EXISTS reshard.marker (
+    id text PRIMARY KEY,
+    value bigint NOT NULL
+);
+COMMENT ON TABLE reshard.marker IS
+    'rows whose arrival at a subscriber proves that all earlier changes have been applied';
+
+CREATE TABLE IF NOT EXISTS reshard.traffic (
+    name text PRIMARY KEY,
+    active_cluster text NOT NULL,
+    state text NOT NULL CHECK (state IN ('open', 'paused')),
+    epoch bigint NOT NULL,
+    changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE reshard.traffic IS
+    'the cutover flag as this shard knows it; the highest epoch of all servers wins';
+GRANT SELECT ON reshard.traffic TO PUBLIC;
+
+CREATE SEQUENCE IF NOT EXISTS reshard.latch MINVALUE 1 MAXVALUE 2 START 2 CYCLE CACHE 1;
+COMMENT ON SEQUENCE reshard.latch IS
+    'last_value 1: this database takes writes; 2: it does not. A sequence is read outside of any snapshot and is WAL-logged';
+GRANT SELECT ON SEQUENCE reshard.latch TO PUBLIC;

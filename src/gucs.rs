@@ -1,0 +1,144 @@
+//! Settings of the server (`reshard.*`). Choices of one run are options of the
+//! verb that starts it instead.
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+
+/// Copy workers of one task at a time.
+pub static MAX_COPY_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(4);
+/// Size of a part in MB of the source table.
+pub static COPY_PART_SIZE: GucSetting<i32> = GucSetting::<i32>::new(64);
+/// Tries of one part before its task fails.
+pub static COPY_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(8);
+/// Milliseconds before a part is tried again; doubled at each try.
+pub static COPY_RETRY_DELAY: GucSetting<i32> = GucSetting::<i32>::new(500);
+/// kB a second that all copy workers together may read; 0 is no limit.
+pub static COPY_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
+/// Memory in kB that one copy worker may use for rows on their way.
+pub static COPY_BUFFER: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
+/// Schema statements that run at the same time on one shard.
+pub static MAX_INDEX_BUILDS: GucSetting<i32> = GucSetting::<i32>::new(2);
+/// Bytes in kB of lag on each flow below which a cutover may start.
+pub static CUTOVER_LAG_THRESHOLD: GucSetting<i32> = GucSetting::<i32>::new(1024);
+/// Milliseconds that writers may be held by the whole switch before it is aborted.
+pub static CUTOVER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+/// Milliseconds that the fence waits for open writing transactions.
+pub static DRAIN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+/// Milliseconds that a cutover waits for registered poolers.
+pub static POOLER_ACK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+/// Milliseconds between the announcement of a pause and the fence.
+pub static PAUSE_GRACE: GucSetting<i32> = GucSetting::<i32>::new(20);
+/// Milliseconds that DDL of ours waits for a lock before it lets others go first.
+pub static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(500);
+
+/// Registers all settings. Called once, from `_PG_init`.
+pub fn register() {
+    int(
+        c"reshard.max_copy_workers",
+        c"Sets the number of copy workers of one task.",
+        &MAX_COPY_WORKERS,
+        (1, 64),
+        GucFlags::default(),
+    );
+    int(
+        c"reshard.copy_part_size",
+        c"Sets the size of the parts that tables are copied in.",
+        &COPY_PART_SIZE,
+        (1, 1_048_576),
+        GucFlags::UNIT_MB,
+    );
+    int(
+        c"reshard.copy_attempts",
+        c"Sets how often a part is tried before its task fails.",
+        &COPY_ATTEMPTS,
+        (1, 1_000),
+        GucFlags::default(),
+    );
+    int(
+        c"reshard.copy_retry_delay",
+        c"Sets the time before a part is tried again; it doubles at each try.",
+        &COPY_RETRY_DELAY,
+        (1, 3_600_000),
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"reshard.copy_rate_limit",
+        c"Limits what all copy workers together read in a second; 0 is no limit.",
+        &COPY_RATE_LIMIT,
+        (0, i32::MAX),
+        GucFlags::UNIT_KB,
+    );
+    int(
+        c"reshard.copy_buffer",
+        c"Sets the memory of one copy worker for rows on their way.",
+        &COPY_BUFFER,
+        (1024, 1_048_576),
+        GucFlags::UNIT_KB,
+    );
+    int(
+        c"reshard.max_index_builds",
+        c"Sets how many schema statements run at the same time on one shard.",
+        &MAX_INDEX_BUILDS,
+        (1, 64),
+        GucFlags::default(),
+    );
+    int(
+        c"reshard.cutover_lag_threshold",
+        c"Sets the lag of each flow below which a cutover may start.",
+        &CUTOVER_LAG_THRESHOLD,
+        (0, i32::MAX),
+        GucFlags::UNIT_KB,
+    );
+    int(
+        c"reshard.cutover_timeout",
+        c"Sets how long a cutover may hold writers before it is aborted.",
+        &CUTOVER_TIMEOUT,
+        (100, 3_600_000),
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"reshard.drain_timeout",
+        c"Sets how long a cutover waits for open writing transactions.",
+        &DRAIN_TIMEOUT,
+        (10, 3_600_000),
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"reshard.pooler_ack_timeout",
+        c"Sets how long a cutover waits for registered poolers.",
+        &POOLER_ACK_TIMEOUT,
+        (10, 3_600_000),
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"reshard.pause_grace",
+        c"Sets the time between the announcement of a pause and the fence.",
+        &PAUSE_GRACE,
+        (0, 60_000),
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"reshard.lock_timeout",
+        c"Sets how long DDL of reshard waits for a lock before it lets others go first.",
+        &LOCK_TIMEOUT,
+        (1, 60_000),
+        GucFlags::UNIT_MS,
+    );
+}
+
+fn int(
+    name: &'static std::ffi::CStr,
+    description: &'static std::ffi::CStr,
+    setting: &'static GucSetting<i32>,
+    (min, max): (i32, i32),
+    flags: GucFlags,
+) {
+    GucRegistry::define_int_guc(
+        name,
+        description,
+        c"",
+        setting,
+        min,
+        max,
+        GucContext::Sighup,
+        flags,
+    );
+}
