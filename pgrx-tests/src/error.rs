@@ -152,10 +152,7 @@ impl From<tokio_postgres::Error> for SqlError {
                     message.push_str(&inner.to_string());
                     cause = inner.source();
                 }
-                SqlError {
-                    message,
-                    ..SqlError::default()
-                }
+                SqlError { message, ..SqlError::default() }
             }
         }
     }

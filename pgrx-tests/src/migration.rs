@@ -26,9 +26,7 @@ pub async fn declare(rig: &Rig, sharding_key: &str) -> Result<()> {
             literal(sharding_key)
         ))
         .await?;
-    session
-        .execute(&format!("CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES"))
-        .await
+    session.execute(&format!("CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES")).await
 }
 
 /// Declares the source as cluster `prod` and all shards as cluster `prod_sharded`.
@@ -95,10 +93,7 @@ impl Migration {
     /// Runs a verb that returns the id of a task.
     pub async fn call(rig: &Arc<Rig>, sql: &str) -> Result<Migration> {
         let id = rig.source.connect().await?.one(sql).await?;
-        Ok(Migration {
-            rig: Arc::clone(rig),
-            id,
-        })
+        Ok(Migration { rig: Arc::clone(rig), id })
     }
 
     /// `reshard_wait`: the phase reached, or the task's error.
@@ -165,22 +160,17 @@ impl Migration {
 
     /// Calls a verb that takes the task's id, as `reshard_cutover`.
     pub async fn verb(&self, name: &str) -> Result<()> {
-        self.rig
-            .source
-            .execute(&format!("SELECT {name}({})", self.id))
-            .await
+        self.rig.source.execute(&format!("SELECT {name}({})", self.id)).await
     }
 
     /// Cuts over and waits until the destination is active.
     pub async fn cutover(&self, deadline: Duration) -> Result<()> {
-        self.switch("reshard_cutover", "switched", DESTINATION, deadline)
-            .await
+        self.switch("reshard_cutover", "switched", DESTINATION, deadline).await
     }
 
     /// Rolls back and waits until the source is active.
     pub async fn rollback(&self, deadline: Duration) -> Result<()> {
-        self.switch("reshard_rollback", "rolled_back", SOURCE, deadline)
-            .await
+        self.switch("reshard_rollback", "rolled_back", SOURCE, deadline).await
     }
 
     async fn switch(&self, verb: &str, phase: &str, to: &str, deadline: Duration) -> Result<()> {
@@ -189,9 +179,9 @@ impl Migration {
         let seen = traffic(&self.rig.source.connect().await?).await?;
         match seen.active_cluster == to && seen.state == "open" {
             true => Ok(()),
-            false => Err(Error::Unexpected(format!(
-                "phase is \"{phase}\", but traffic is {seen:?}"
-            ))),
+            false => {
+                Err(Error::Unexpected(format!("phase is \"{phase}\", but traffic is {seen:?}")))
+            }
         }
     }
 

@@ -38,7 +38,7 @@ fn hash_uint32_extended(key: u32, seed: u64) -> u64 {
 }
 
 fn mix(a: &mut u32, b: &mut u32, c: &mut u32) {
-    let mut step = |x: &mut u32, y: &mut u32, z: &mut u32, bits: u32| {
+    let step = |x: &mut u32, y: &mut u32, z: &mut u32, bits: u32| {
         *x = x.wrapping_sub(*z) ^ z.rotate_left(bits);
         *z = z.wrapping_add(*y);
     };
@@ -75,5 +75,12 @@ mod tests {
         }
     }
 
-    const KNOWN: [(i64, i64); 6] = [(0, 0), (1, 0), (42, 0), (-1, 0), (5_000_000_000, 0), (i64::MIN, 0)];
+    const KNOWN: [(i64, i64); 6] = [
+        (0, -4_403_592_609_991_167_795),
+        (1, 5_968_994_663_651_403_477),
+        (42, 7_363_975_540_656_877_951),
+        (-1, -5_017_072_347_659_237_694),
+        (5_000_000_000, -2_799_505_259_769_899_283),
+        (i64::MIN, -6_050_265_599_104_649_060),
+    ];
 }

@@ -78,10 +78,8 @@ async fn print_query(server: &Server, query: &str) {
     match tokio::time::timeout(Duration::from_secs(10), rows).await {
         Ok(Ok(rows)) => {
             for row in rows {
-                let fields: Vec<String> = row
-                    .into_iter()
-                    .map(|field| field.unwrap_or_else(|| "-".to_owned()))
-                    .collect();
+                let fields: Vec<String> =
+                    row.into_iter().map(|field| field.unwrap_or_else(|| "-".to_owned())).collect();
                 eprintln!("{}", fields.join(" | "));
             }
         }

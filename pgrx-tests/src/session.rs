@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 pub type Row = Vec<Option<String>>;
 
 /// An open connection. Statements go through the simple protocol, as in psql.
+#[derive(Debug)]
 pub struct Session {
     client: Client,
     notices: Arc<Mutex<Vec<String>>>,
@@ -36,11 +37,7 @@ impl Session {
                 }
             }
         });
-        Ok(Session {
-            client,
-            notices,
-            driver,
-        })
+        Ok(Session { client, notices, driver })
     }
 
     /// Connects over a unix socket in `folder`.
@@ -72,11 +69,9 @@ impl Session {
         Ok(messages
             .iter()
             .filter_map(|message| match message {
-                SimpleQueryMessage::Row(row) => Some(
-                    (0..row.len())
-                        .map(|column| row.get(column).map(str::to_owned))
-                        .collect(),
-                ),
+                SimpleQueryMessage::Row(row) => {
+                    Some((0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect())
+                }
                 _ => None,
             })
             .collect())
@@ -98,11 +93,7 @@ impl Session {
     /// First column of the first row; none for NULL and for no row.
     pub async fn text(&self, sql: &str) -> Result<Option<String>> {
         let rows = self.rows(sql).await?;
-        Ok(rows
-            .into_iter()
-            .next()
-            .and_then(|row| row.into_iter().next())
-            .flatten())
+        Ok(rows.into_iter().next().and_then(|row| row.into_iter().next()).flatten())
     }
 
     /// First column of the first row as a value; an error where there is none.

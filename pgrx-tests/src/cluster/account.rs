@@ -22,8 +22,8 @@ impl Account {
         if ours != 0 {
             return Ok(Account::Ourselves);
         }
-        let passwd = std::fs::read_to_string("/etc/passwd")
-            .map_err(Error::io("read /etc/passwd"))?;
+        let passwd =
+            std::fs::read_to_string("/etc/passwd").map_err(Error::io("read /etc/passwd"))?;
         passwd
             .lines()
             .find_map(|line| {

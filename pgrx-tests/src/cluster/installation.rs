@@ -65,9 +65,7 @@ fn ask(pg_config: &Path, what: &str) -> Result<String> {
 /// Runs a program to its end; its failure is an error with what it wrote.
 pub(super) fn run(command: &mut Command) -> Result<()> {
     let program = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .output()
-        .map_err(Error::io(format!("run {program}")))?;
+    let output = command.output().map_err(Error::io(format!("run {program}")))?;
     match output.status.success() {
         true => Ok(()),
         false => Err(Error::Program {

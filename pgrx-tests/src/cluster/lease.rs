@@ -31,10 +31,7 @@ impl Port {
         for number in (offset..PORTS.end).chain(PORTS.start..offset) {
             if let Some(lock) = try_lock(&format!("port-{number}"))? {
                 if TcpListener::bind(("127.0.0.1", number)).is_ok() {
-                    return Ok(Port {
-                        number,
-                        _lock: lock,
-                    });
+                    return Ok(Port { number, _lock: lock });
                 }
             }
         }
@@ -51,10 +48,8 @@ pub(super) struct Turn {
 impl Turn {
     /// Waits for it; tests hold theirs for minutes, so this has no deadline.
     pub(super) async fn take() -> Result<Turn> {
-        let rigs = std::env::var("RESHARD_RIGS")
-            .ok()
-            .and_then(|value| value.parse().ok())
-            .unwrap_or(RIGS);
+        let rigs =
+            std::env::var("RESHARD_RIGS").ok().and_then(|value| value.parse().ok()).unwrap_or(RIGS);
         loop {
             for number in 0..rigs {
                 if let Some(lock) = try_lock(&format!("turn-{number}"))? {
@@ -74,11 +69,7 @@ fn try_lock(name: &str) -> Result<Option<File>> {
             .map_err(Error::io("open the folder for locks"))?;
     }
     let path = folder.join(name);
-    let opened = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(&path);
+    let opened = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
     let Ok(file) = opened else {
         // Another account's lock file.
         return Ok(None);

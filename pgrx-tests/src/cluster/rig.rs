@@ -44,23 +44,18 @@ impl RigOptions {
 
     /// Plain PostgreSQL everywhere.
     pub fn plain(shards: usize) -> Self {
-        RigOptions {
-            preload: false,
-            ..RigOptions::new(shards)
-        }
+        RigOptions { preload: false, ..RigOptions::new(shards) }
     }
 
     /// Adds a setting of the source.
     pub fn source(mut self, name: &str, value: &str) -> Self {
-        self.source_settings
-            .push((name.to_owned(), value.to_owned()));
+        self.source_settings.push((name.to_owned(), value.to_owned()));
         self
     }
 
     /// Adds a setting of each shard.
     pub fn shard(mut self, name: &str, value: &str) -> Self {
-        self.shard_settings
-            .push((name.to_owned(), value.to_owned()));
+        self.shard_settings.push((name.to_owned(), value.to_owned()));
         self
     }
 }
@@ -98,26 +93,17 @@ impl Rig {
             ));
         }
         let scratch = Scratch::create(account)?;
-        let mut source_options = ServerOptions {
-            settings: options.source_settings.clone(),
-        };
+        let mut source_options = ServerOptions { settings: options.source_settings.clone() };
         if options.preload {
             let preload = ("shared_preload_libraries".to_owned(), "reshard".to_owned());
             source_options.settings.insert(0, preload);
         }
-        let shard_options = ServerOptions {
-            settings: options.shard_settings.clone(),
-        };
+        let shard_options = ServerOptions { settings: options.shard_settings.clone() };
         let mut plan = vec![("source".to_owned(), &source_options)];
         plan.extend((0..options.shards).map(|number| (format!("shard{number}"), &shard_options)));
         let mut servers = create_all(&plan, scratch.path(), account, &installation)?;
         let source = servers.remove(0);
-        Ok(Rig {
-            source,
-            shards: servers,
-            scratch,
-            _turn: turn,
-        })
+        Ok(Rig { source, shards: servers, scratch, _turn: turn })
     }
 
     /// The source, then the shards.

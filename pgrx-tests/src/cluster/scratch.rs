@@ -25,14 +25,10 @@ impl Scratch {
     pub(super) fn create(account: Account) -> Result<Scratch> {
         sweep();
         static COUNTER: AtomicU32 = AtomicU32::new(0);
-        let name = format!(
-            "{PREFIX}{}-{}",
-            std::process::id(),
-            COUNTER.fetch_add(1, Ordering::Relaxed)
-        );
+        let name =
+            format!("{PREFIX}{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let path = std::env::temp_dir().join(name);
-        std::fs::create_dir(&path)
-            .map_err(Error::io(format!("make folder {}", path.display())))?;
+        std::fs::create_dir(&path).map_err(Error::io(format!("make folder {}", path.display())))?;
         let lock = File::create(path.join(LOCK)).map_err(Error::io("make a lock file"))?;
         lock.lock().map_err(Error::io("lock a new file"))?;
         std::fs::set_permissions(&path, Permissions::from_mode(0o755))
@@ -70,14 +66,12 @@ fn sweep() {
         return;
     };
     for folder in entries.flatten().map(|entry| entry.path()) {
-        let ours = folder
-            .file_name()
-            .is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+        let ours =
+            folder.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
         if !ours || folder.join(KEEP).exists() {
             continue;
         }
-        let orphaned =
-            File::open(folder.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok());
+        let orphaned = File::open(folder.join(LOCK)).is_ok_and(|lock| lock.try_lock().is_ok());
         if orphaned {
             end_servers(&folder);
             drop(std::fs::remove_dir_all(&folder));

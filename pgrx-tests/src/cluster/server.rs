@@ -114,18 +114,13 @@ impl Server {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let mut child = command
-            .spawn()
-            .map_err(Error::io("start postgres --single"))?;
+        let mut child = command.spawn().map_err(Error::io("start postgres --single"))?;
         if let Some(mut input) = child.stdin.take() {
             let sql = format!("CREATE DATABASE {DATABASE}\n");
             std::io::Write::write_all(&mut input, sql.as_bytes())
                 .map_err(Error::io("write to postgres --single"))?;
         }
-        child
-            .wait()
-            .map(drop)
-            .map_err(Error::io("wait for postgres --single"))
+        child.wait().map(drop).map_err(Error::io("wait for postgres --single"))
     }
 
     fn command(&self, program: &str) -> Command {
@@ -318,12 +313,7 @@ impl Server {
     /// Opens a session over TCP with a password.
     pub async fn connect_tcp(&self, user: &str, password: &str) -> Result<Session> {
         let mut config = Config::new();
-        config
-            .host("127.0.0.1")
-            .port(self.port())
-            .user(user)
-            .password(password)
-            .dbname(DATABASE);
+        config.host("127.0.0.1").port(self.port()).user(user).password(password).dbname(DATABASE);
         Session::open(&config).await
     }
 

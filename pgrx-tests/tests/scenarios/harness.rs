@@ -12,7 +12,9 @@ use super::common::plain;
 async fn servers_start_apart_and_keep_what_was_committed_over_every_kind_of_stop() {
     plain(1, |rig| async move {
         rig.source.execute("CREATE TABLE t (v text)").await?;
-        for (value, how) in [("fast", Some(Stop::Fast)), ("immediate", Some(Stop::Immediate)), ("kill", None)] {
+        for (value, how) in
+            [("fast", Some(Stop::Fast)), ("immediate", Some(Stop::Immediate)), ("kill", None)]
+        {
             rig.source.execute(&format!("INSERT INTO t VALUES ('{value}')")).await?;
             match how {
                 Some(how) => rig.source.stop(how)?,
@@ -26,7 +28,8 @@ async fn servers_start_apart_and_keep_what_was_committed_over_every_kind_of_stop
         let other = rig.shards[0].text("SELECT to_regclass('t')::text").await?;
         assert_eq!(other, None);
         let ids: Vec<_> = futures::future::try_join_all(
-            rig.servers().map(|s| s.text("SELECT system_identifier::text FROM pg_control_system()")),
+            rig.servers()
+                .map(|s| s.text("SELECT system_identifier::text FROM pg_control_system()")),
         )
         .await?;
         assert_ne!(ids[0], ids[1]);
