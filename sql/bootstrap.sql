@@ -14,6 +14,23 @@ CREATE FOREIGN DATA WRAPPER reshard NO HANDLER NO VALIDATOR;
 COMMENT ON FOREIGN DATA WRAPPER reshard IS
     'shards declared with reshard_add_shard(); passwords are kept in user mappings';
 
+-- Holds passwords: for superusers alone, as pg_user_mapping is.
+CREATE VIEW reshard.declared_shard AS
+SELECT (SELECT o.option_value FROM pg_catalog.pg_options_to_table(s.srvoptions) AS o
+         WHERE o.option_name = 'cluster') AS cluster,
+       (SELECT o.option_value::int FROM pg_catalog.pg_options_to_table(s.srvoptions) AS o
+         WHERE o.option_name = 'shard') AS shard,
+       (SELECT o.option_value FROM pg_catalog.pg_options_to_table(s.srvoptions) AS o
+         WHERE o.option_name = 'conninfo') AS conninfo,
+       (SELECT o.option_value FROM pg_catalog.pg_options_to_table(m.umoptions) AS o
+         WHERE o.option_name = 'password') AS password
+  FROM pg_catalog.pg_foreign_server AS s
+  JOIN pg_catalog.pg_foreign_data_wrapper AS w ON w.oid = s.srvfdw
+  LEFT JOIN pg_catalog.pg_user_mapping AS m ON m.umserver = s.oid AND m.umuser = 0
+ WHERE w.fdwname = 'reshard';
+COMMENT ON VIEW reshard.declared_shard IS
+    'shards with their secrets, for workers; the view reshard.shards is for people';
+
 CREATE TABLE reshard.sharding_rule (
     cluster_name text NOT NULL,
     rule_no int NOT NULL,

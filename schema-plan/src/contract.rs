@@ -107,14 +107,8 @@ pub enum Step {
 
 impl Step {
     /// All steps, in the order of execution.
-    pub const ALL: [Step; 6] = [
-        Step::Pre,
-        Step::Keys,
-        Step::Indexes,
-        Step::Attach,
-        Step::ForeignKeys,
-        Step::Rest,
-    ];
+    pub const ALL: [Step; 6] =
+        [Step::Pre, Step::Keys, Step::Indexes, Step::Attach, Step::ForeignKeys, Step::Rest];
 
     /// The phase that the step is a part of.
     pub fn phase(self) -> Phase {

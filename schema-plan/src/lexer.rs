@@ -56,9 +56,7 @@ pub(crate) fn next_token(
 
 /// Length of the first line, without its newline.
 pub(crate) fn line_length(text: &[u8]) -> usize {
-    text.iter()
-        .position(|b| *b == b'\n')
-        .unwrap_or(text.len())
+    text.iter().position(|b| *b == b'\n').unwrap_or(text.len())
 }
 
 fn is_word_start(byte: u8) -> bool {
@@ -70,10 +68,7 @@ fn is_word(byte: u8) -> bool {
 }
 
 fn end_of(text: &[u8], from: usize, within: impl Fn(u8) -> bool) -> usize {
-    text[from..]
-        .iter()
-        .position(|b| !within(*b))
-        .map_or(text.len(), |length| from + length)
+    text[from..].iter().position(|b| !within(*b)).map_or(text.len(), |length| from + length)
 }
 
 fn string(text: &[u8], from: usize, backslashes: bool) -> Result<(Token, usize), Unterminated> {
@@ -126,9 +121,7 @@ fn block_comment(text: &[u8], from: usize) -> Result<(Token, usize), Unterminate
 fn dollar_quote(text: &[u8], from: usize) -> Result<(Token, usize), Unterminated> {
     let tag_end = match text.get(from + 1) {
         Some(b'$') => from + 1,
-        Some(byte) if is_word_start(*byte) => {
-            end_of(text, from + 1, |b| is_word(b) && b != b'$')
-        }
+        Some(byte) if is_word_start(*byte) => end_of(text, from + 1, |b| is_word(b) && b != b'$'),
         _ => return Ok((Token::Symbol(b'$'), from + 1)),
     };
     if text.get(tag_end) != Some(&b'$') {

@@ -27,12 +27,7 @@ pub(crate) struct Splitter<'a> {
 
 impl<'a> Splitter<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
-        Splitter {
-            text,
-            at: 0,
-            line: 1,
-            backslashes: false,
-        }
+        Splitter { text, at: 0, line: 1, backslashes: false }
     }
 
     /// The next piece; none at the end of the text.
@@ -61,10 +56,7 @@ impl<'a> Splitter<'a> {
         let line = self.line;
         let end = start + line_length(&self.text.as_bytes()[start..]);
         self.advance(end);
-        Piece::Command {
-            line,
-            text: self.text[start..end].trim(),
-        }
+        Piece::Command { line, text: self.text[start..end].trim() }
     }
 
     fn statement(&mut self) -> Result<Piece<'a>, PlanError> {
@@ -88,11 +80,7 @@ impl<'a> Splitter<'a> {
             }
             at = end;
         }
-        Err(PlanError::Unterminated {
-            what: "statement",
-            line,
-            quote: quote(&self.text[start..]),
-        })
+        Err(PlanError::Unterminated { what: "statement", line, quote: quote(&self.text[start..]) })
     }
 
     fn token(&self, at: usize, statement: usize) -> Result<(Token, usize), PlanError> {
@@ -185,10 +173,7 @@ mod tests {
     #[test]
     fn atomic_bodies_stay_whole() {
         let body = "CREATE FUNCTION f(begin integer) RETURNS int\n LANGUAGE sql\n BEGIN ATOMIC\n SELECT CASE WHEN true THEN 1 ELSE 2 END;\n SELECT 2;\nEND";
-        assert_eq!(
-            statements(&format!("{body};\nSELECT 1;")),
-            vec![(1, body), (7, "SELECT 1")]
-        );
+        assert_eq!(statements(&format!("{body};\nSELECT 1;")), vec![(1, body), (7, "SELECT 1")]);
     }
 
     #[test]

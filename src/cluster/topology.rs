@@ -19,10 +19,11 @@ impl Cluster {
     /// 42704 where there is none, 55000 where a number is missing.
     pub fn new(name: &str, mut shards: Vec<Endpoint>) -> Result<Self> {
         if shards.is_empty() {
-            return Err(Error::missing(format!("cluster \"{name}\" does not exist"))
-                .hint(format!(
+            return Err(Error::missing(format!("cluster \"{name}\" does not exist")).hint(
+                format!(
                 "Declare its shards: SELECT reshard_add_shard('{name}', 0, 'host=... dbname=...');"
-            )));
+            ),
+            ));
         }
         shards.sort_by_key(|s| s.shard);
         if let Some(gap) = (0..).zip(&shards).find(|(i, s)| s.shard != *i).map(|(i, _)| i) {

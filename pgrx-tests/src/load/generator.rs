@@ -1,0 +1,195 @@
+//! Starts the clients and the poller, ends them, gathers what they did.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::client::Client;
+use super::flag::{follow, Active, Flag, Switch};
+use super::outcome::{ClientOutcome, Outcome};
+use crate::cluster::{Rig, Server, DATABASE};
+use crate::error::{Error, Result};
+use crate::session::Session;
+use crate::wait::{wait_for, Seen};
+
+/// What clients run.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Clients that follow the flag.
+    pub followers: u32,
+    /// Clients that only know the source.
+    pub direct: u32,
+    /// Seed of all their choices.
+    pub seed: u64,
+    /// Mean pause between two transactions of a client.
+    pub pace: Duration,
+    /// Whether followers write to omni tables while the source is active.
+    pub omni: bool,
+    /// A fixed route instead of the flag, for servers without the extension.
+    pub fixed: Option<Active>,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        LoadOptions {
+            followers: 8,
+            direct: 0,
+            seed: 1,
+            pace: Duration::from_millis(10),
+            omni: true,
+            fixed: None,
+        }
+    }
+}
+
+/// Where a server is reached.
+#[derive(Debug, Clone)]
+pub(super) struct Endpoint {
+    folder: PathBuf,
+    port: u16,
+}
+
+impl Endpoint {
+    fn of(server: &Server) -> Endpoint {
+        Endpoint {
+            folder: server.folder().to_owned(),
+            port: server.port(),
+        }
+    }
+
+    pub(super) async fn connect(&self, name: &str) -> Result<Session> {
+        Session::open_socket(&self.folder, self.port, "postgres", DATABASE, name).await
+    }
+}
+
+/// All servers of a rig.
+#[derive(Debug, Clone)]
+pub(super) struct Endpoints {
+    pub(super) source: Endpoint,
+    pub(super) shards: Vec<Endpoint>,
+}
+
+/// Numbers of clients that don't follow the flag start here.
+const DIRECT: u32 = 100;
+
+/// Running clients. Dropped without [`Load::finish`], they just end.
+#[derive(Debug)]
+pub struct Load {
+    stop: watch::Sender<bool>,
+    flag: watch::Receiver<Flag>,
+    progress: Vec<watch::Receiver<u64>>,
+    clients: Vec<JoinHandle<ClientOutcome>>,
+    poller: JoinHandle<Vec<Switch>>,
+}
+
+impl Load {
+    /// Starts the clients against the tables of [`super::schema`].
+    pub fn start(rig: &Rig, options: &LoadOptions) -> Load {
+        let endpoints = Endpoints {
+            source: Endpoint::of(&rig.source),
+            shards: rig.shards.iter().map(Endpoint::of).collect(),
+        };
+        let (stop, stopped) = watch::channel(false);
+        let begin = Flag {
+            active: options.fixed.unwrap_or(Active::Source),
+            ..Flag::BEGIN
+        };
+        let (publish, flag) = watch::channel(begin);
+        let poller = match options.fixed {
+            None => tokio::spawn(follow(endpoints.clone(), publish, stopped.clone())),
+            Some(_) => tokio::spawn(async move {
+                publish.closed().await;
+                Vec::new()
+            }),
+        };
+        let mut progress = Vec::new();
+        let mut clients = Vec::new();
+        let numbers = (1..=options.followers).chain(DIRECT + 1..=DIRECT + options.direct);
+        for number in numbers {
+            let (count, counted) = watch::channel(0);
+            progress.push(counted);
+            let client = Client::new(
+                number,
+                number <= DIRECT,
+                options,
+                endpoints.clone(),
+                flag.clone(),
+                stopped.clone(),
+                count,
+            );
+            clients.push(tokio::spawn(client.run()));
+        }
+        Load {
+            stop,
+            flag,
+            progress,
+            clients,
+            poller,
+        }
+    }
+
+    /// Acknowledged transactions so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.progress.iter().map(|count| *count.borrow()).sum()
+    }
+
+    /// The flag as the clients see it.
+    pub fn flag(&self) -> Flag {
+        *self.flag.borrow()
+    }
+
+    /// Waits until each client has had `count` more transactions acknowledged.
+    /// Clients that don't follow the flag are left out, for they may be fenced.
+    pub async fn each_acknowledged(&self, count: u64, deadline: Duration) -> Result<()> {
+        let followers = self.clients.len().min(self.progress.len());
+        let begin: Vec<u64> = self.progress.iter().map(|count| *count.borrow()).collect();
+        wait_for(deadline, format!("{count} transactions of each client"), || async {
+            let slow = self
+                .progress
+                .iter()
+                .zip(&begin)
+                .take(followers)
+                .position(|(now, before)| *now.borrow() < before + count);
+            Ok(match slow {
+                None => Seen::Done(()),
+                Some(client) => Seen::NotYet(format!("client {client} is behind")),
+            })
+        })
+        .await
+    }
+
+    /// Lets each client end its transaction, and gathers what all did.
+    pub async fn finish(mut self) -> Result<Outcome> {
+        self.stop.send_replace(true);
+        let mut clients = Vec::new();
+        for client in std::mem::take(&mut self.clients) {
+            let ended = tokio::time::timeout(Duration::from_secs(60), client).await;
+            clients.push(ended.map_err(lost)?.map_err(lost)?);
+        }
+        let active = self.flag().active;
+        drop(std::mem::replace(&mut self.flag, watch::channel(Flag::BEGIN).1));
+        let poller = std::mem::replace(&mut self.poller, tokio::spawn(async { Vec::new() }));
+        let switches = poller.await.map_err(lost)?;
+        Ok(Outcome {
+            clients,
+            switches,
+            active,
+        })
+    }
+}
+
+fn lost(error: impl std::fmt::Display) -> Error {
+    Error::Unexpected(format!("a client of the load did not end: {error}"))
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        for client in &self.clients {
+            client.abort();
+        }
+        self.poller.abort();
+    }
+}

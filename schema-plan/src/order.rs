@@ -1,0 +1,142 @@
+//! Puts statements into steps.
+//!
+//! The order of pg_dump carries the dependencies: nothing leaves it except
+//! into a step that is known to be independent of what it jumps over. Where
+//! pg_dump itself had to put a function, view or materialized view after the
+//! keys (because it needs a primary key: `GROUP BY` of it, say), whatever
+//! stands on that object follows it into step `rest`.
+
+use crate::classify::{Name, Place, Subject};
+use crate::{Kind, Step};
+use std::collections::{HashMap, HashSet};
+
+/// A relation comes after keys or indexes.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct OutOfOrder;
+
+/// Follows a dump in its order.
+#[derive(Debug, Default)]
+pub(crate) struct Order {
+    /// The dump has come to what pg_dump calls post-data.
+    post: bool,
+    /// Views and materialized views made in step `rest`.
+    late_relations: HashSet<Name>,
+    /// How statements call the other objects made in step `rest`.
+    late_spellings: Vec<String>,
+    /// Indexes, also those of constraints: relation and step.
+    indexes: HashMap<Name, (Option<Name>, Step)>,
+    /// Constraints of relations: step.
+    constraints: HashMap<(Name, String), Step>,
+}
+
+impl Order {
+    /// The step of the next statement of the dump. Fills in the relation of
+    /// statements that name an index only.
+    pub(crate) fn place(&mut self, subject: &mut Subject, sql: &str) -> Result<Step, OutOfOrder> {
+        let step = match &subject.place {
+            Place::AsDumped if self.post => Step::Rest,
+            Place::AsDumped => Step::Pre,
+            Place::BeforeData if self.post => return Err(OutOfOrder),
+            Place::BeforeData => Step::Pre,
+            Place::MovedTo(step) => self.unless_late(*step, subject, sql),
+            Place::After(step) => {
+                self.post = true;
+                self.unless_late(*step, subject, sql)
+            }
+            Place::WithIndex(index) => {
+                let (table, step) = match self.indexes.get(index) {
+                    Some((table, Step::Rest)) => (table.clone(), Step::Rest),
+                    Some((table, _)) => (table.clone(), Step::Attach),
+                    None => (None, Step::Attach),
+                };
+                if subject.table.is_none() {
+                    subject.table = table;
+                }
+                step
+            }
+            Place::WithConstraint(table, name) => {
+                match self.constraints.get(&(table.clone(), name.clone())) {
+                    Some(Step::Keys) => Step::Attach,
+                    Some(_) => Step::Rest,
+                    // Made with its table.
+                    None if self.post => Step::Rest,
+                    None => Step::Pre,
+                }
+            }
+        };
+        if subject.creates {
+            self.remember(subject, step);
+        }
+        Ok(step)
+    }
+
+    fn unless_late(&self, step: Step, subject: &Subject, sql: &str) -> Step {
+        let late_table =
+            subject.table.as_ref().is_some_and(|table| self.late_relations.contains(table));
+        // A name that only looks the same costs no more than a place in the
+        // sequence.
+        if late_table || self.late_spellings.iter().any(|name| sql.contains(name)) {
+            Step::Rest
+        } else {
+            step
+        }
+    }
+
+    fn remember(&mut self, subject: &Subject, step: Step) {
+        let Some(name) = &subject.name else {
+            return;
+        };
+        match subject.kind {
+            Kind::Index | Kind::PrimaryKey | Kind::Unique | Kind::Exclusion => {
+                self.indexes.insert(name.clone(), (subject.table.clone(), step));
+            }
+            Kind::View | Kind::MaterializedView if step == Step::Rest => {
+                self.late_relations.insert(name.clone());
+            }
+            Kind::Function
+            | Kind::Procedure
+            | Kind::Aggregate
+            | Kind::Operator
+            | Kind::OperatorClass
+            | Kind::OperatorFamily
+            | Kind::Type
+            | Kind::Domain
+            | Kind::Collation
+            | Kind::Cast
+                if step == Step::Rest =>
+            {
+                self.late_spellings.extend(spellings(name));
+            }
+            _ => {}
+        }
+        if let (Some(table), true) = (&subject.table, is_constraint(subject.kind)) {
+            self.constraints.insert((table.clone(), name.name.clone()), step);
+        }
+    }
+}
+
+fn is_constraint(kind: Kind) -> bool {
+    matches!(
+        kind,
+        Kind::PrimaryKey
+            | Kind::Unique
+            | Kind::Exclusion
+            | Kind::ForeignKey
+            | Kind::Check
+            | Kind::NotNull
+    )
+}
+
+/// `schema.name` with and without quotes, since which of the two a dump has
+/// depends on the keywords of its server.
+fn spellings(name: &Name) -> Vec<String> {
+    let forms = |part: &str| [part.to_owned(), format!("\"{}\"", part.replace('"', "\"\""))];
+    let names = forms(&name.name);
+    match &name.schema {
+        None => names.to_vec(),
+        Some(schema) => forms(schema)
+            .iter()
+            .flat_map(|schema| names.iter().map(move |name| format!("{schema}.{name}")))
+            .collect(),
+    }
+}

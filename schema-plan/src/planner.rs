@@ -1,0 +1,177 @@
+//! From the text of a dump to a plan: one pass, one parse per statement.
+
+use crate::classify::{classify, Name, Refused, Subject};
+use crate::error::{quote, PlanError};
+use crate::leave_out::{Options, Rules};
+use crate::order::{Order, OutOfOrder};
+use crate::session::{Session, Taken};
+use crate::split::{Piece, Splitter};
+use crate::{Kind, LeftOut, Plan, Statement, Step, CONTRACT_VERSION};
+use pg_query::{NodeEnum, ParserOptions};
+
+/// Plans the text of `pg_dump --schema-only` in plain format.
+///
+/// The text has to be whole and in the order of pg_dump, of version 15 to 18.
+///
+/// # Errors
+///
+/// Whatever isn't understood is an error that quotes it: text that doesn't
+/// parse, statements that pg_dump isn't known to write, and data.
+pub fn plan(dump: &str, options: Options) -> Result<Plan, PlanError> {
+    let mut planner = Planner {
+        server_version: None,
+        session: Session::default(),
+        rules: Rules::new(options),
+        order: Order::default(),
+        statements: Vec::new(),
+        unfilled: Vec::new(),
+        left_out: Vec::new(),
+    };
+    let mut splitter = Splitter::new(dump);
+    while let Some(piece) = splitter.next_piece()? {
+        match piece {
+            Piece::Comment(text) => planner.comment(text),
+            Piece::Command { line, text } => planner.command(line, text)?,
+            Piece::Statement { line, sql } => {
+                let node = parse(line, sql, splitter.backslashes)?;
+                match planner.session.take(&node, sql) {
+                    Taken::No => planner.statement(line, sql, &node)?,
+                    Taken::Yes => {}
+                    Taken::Backslashes(known) => splitter.backslashes = known,
+                }
+            }
+        }
+    }
+    Ok(planner.finish())
+}
+
+struct Planner {
+    server_version: Option<String>,
+    session: Session,
+    rules: Rules,
+    order: Order,
+    statements: Vec<Statement>,
+    unfilled: Vec<Name>,
+    left_out: Vec<LeftOut>,
+}
+
+impl Planner {
+    fn comment(&mut self, text: &str) {
+        if let Some(version) = text.strip_prefix("Dumped from database version ") {
+            self.server_version = version.split_whitespace().next().map(str::to_owned);
+        }
+    }
+
+    fn command(&mut self, line: usize, text: &str) -> Result<(), PlanError> {
+        let reason = match text.split_whitespace().next() {
+            Some("\\restrict" | "\\unrestrict") => "guards psql, which doesn't run the plan",
+            Some("\\connect") => "the plan runs in the shard's database",
+            _ => return Err(PlanError::UnknownCommand { line, quote: quote(text) }),
+        };
+        self.left_out.push(LeftOut {
+            kind: Kind::PsqlCommand,
+            schema_name: None,
+            object_name: None,
+            reason: reason.to_owned(),
+            sql: text.to_owned(),
+        });
+        Ok(())
+    }
+
+    fn statement(&mut self, line: usize, sql: &str, node: &NodeEnum) -> Result<(), PlanError> {
+        let mut subject = classify(node).map_err(|refused| match refused {
+            Refused::Unknown(what) => PlanError::Unknown { line, what, quote: quote(sql) },
+            Refused::Data => PlanError::HoldsData { line, quote: quote(sql) },
+        })?;
+        if let Some(reason) = self.rules.reason(&subject) {
+            let (schema_name, object_name) = split_name(subject.name);
+            self.left_out.push(LeftOut {
+                kind: subject.kind,
+                schema_name,
+                object_name,
+                reason: reason.to_owned(),
+                sql: sql.to_owned(),
+            });
+            return Ok(());
+        }
+        self.session.start();
+        let step = self.order.place(&mut subject, sql).map_err(|OutOfOrder| {
+            PlanError::OutOfOrder { line, kind: subject.kind, quote: quote(sql) }
+        })?;
+        if subject.unfilled {
+            self.unfilled.extend(subject.name.clone());
+        }
+        let settings = self.session.settings_for(subject.kind);
+        self.push(subject, step, settings, sql.to_owned());
+        Ok(())
+    }
+
+    fn push(&mut self, subject: Subject, step: Step, settings: Vec<String>, sql: String) {
+        let (schema_name, object_name) = split_name(subject.name);
+        let (table_schema, table_name) = split_name(subject.table);
+        self.statements.push(Statement {
+            ordinal: 0,
+            phase: step.phase(),
+            step,
+            kind: subject.kind,
+            schema_name,
+            object_name,
+            table_schema,
+            table_name,
+            columns: subject.columns,
+            settings,
+            sql,
+        });
+    }
+
+    fn finish(mut self) -> Plan {
+        // pg_dump fills materialized views last, in the order of their making,
+        // and doesn't in a dump without data.
+        for view in std::mem::take(&mut self.unfilled) {
+            let sql = format!("REFRESH MATERIALIZED VIEW {}", quoted(&view));
+            let subject = Subject::of_relation(Kind::Refresh, Kind::MaterializedView, view);
+            self.push(subject, Step::Rest, Vec::new(), sql);
+        }
+        self.statements.sort_by_key(|statement| statement.step);
+        for (index, statement) in self.statements.iter_mut().enumerate() {
+            statement.ordinal = index + 1;
+        }
+        Plan {
+            version: CONTRACT_VERSION,
+            server_version: self.server_version,
+            session: self.session.into_preamble(),
+            statements: self.statements,
+            left_out: self.left_out,
+        }
+    }
+}
+
+fn parse(line: usize, sql: &str, backslashes: bool) -> Result<NodeEnum, PlanError> {
+    let failed = |message: String| PlanError::Parse { line, message, quote: quote(sql) };
+    let options = match backslashes {
+        true => ParserOptions::DISABLE_STANDARD_CONFORMING_STRINGS,
+        false => ParserOptions::DEFAULT,
+    };
+    let parsed = pg_query::parse(sql, options).map_err(|error| failed(error.to_string()))?;
+    let mut statements = parsed.protobuf.stmts.into_iter();
+    let node = statements.next().and_then(|raw| raw.stmt?.node);
+    match (node, statements.next()) {
+        (Some(node), None) => Ok(node),
+        _ => Err(failed("not one statement".to_owned())),
+    }
+}
+
+fn split_name(name: Option<Name>) -> (Option<String>, Option<String>) {
+    match name {
+        Some(Name { schema, name }) => (schema, Some(name)),
+        None => (None, None),
+    }
+}
+
+fn quoted(name: &Name) -> String {
+    let quoted = |part: &str| format!("\"{}\"", part.replace('"', "\"\""));
+    match &name.schema {
+        Some(schema) => format!("{}.{}", quoted(schema), quoted(&name.name)),
+        None => quoted(&name.name),
+    }
+}

@@ -1,0 +1,51 @@
+//! The history of tasks.
+use crate::error::Result;
+use crate::pg::db::{self, Arg};
+
+/// How much an event matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    /// What happened.
+    Info,
+    /// What a DBA should look at.
+    Warning,
+    /// What stopped a task.
+    Error,
+}
+
+impl Severity {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Writes an event.
+pub fn write(
+    task: Option<i64>,
+    severity: Severity,
+    kind: &str,
+    message: &str,
+    detail: serde_json::Value,
+) -> Result<()> {
+    db::execute(
+        "INSERT INTO reshard.event (task_id, severity, kind, message, detail) \
+         VALUES ($1, $2, $3, $4, $5)",
+        &[
+            Arg::OptI64(task),
+            Arg::Text(severity.as_str()),
+            Arg::Text(kind),
+            Arg::Text(message),
+            Arg::Json(detail),
+        ],
+    )
+    .map(|_| ())
+}
+
+/// Writes an event of severity `info` without detail.
+pub fn info(task: i64, kind: &str, message: &str) -> Result<()> {
+    write(Some(task), Severity::Info, kind, message, serde_json::json!({}))
+}

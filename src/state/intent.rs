@@ -1,0 +1,101 @@
+//! Intents: what a user asked of a task, in order.
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::pg::db::{self, Arg};
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// Make the destination active.
+    Cutover,
+    /// Make the source active.
+    Rollback,
+    /// End the migration after the switch.
+    Complete,
+    /// End the migration before the switch.
+    Cancel,
+    /// Stop working.
+    Stop,
+    /// Go on.
+    Resume,
+}
+
+impl Verb {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Cutover => "cutover",
+            Self::Rollback => "rollback",
+            Self::Complete => "complete",
+            Self::Cancel => "cancel",
+            Self::Stop => "stop",
+            Self::Resume => "resume",
+        }
+    }
+}
+
+/// Further choices of one call.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Args {
+    /// Check everything, switch nothing.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// A row of `reshard.intent` that no worker has acted on.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Intent {
+    /// Its number.
+    pub id: i64,
+    /// The task it is about.
+    pub task_id: i64,
+    /// What was asked for.
+    pub verb: Verb,
+    /// Further choices.
+    pub args: Args,
+}
+
+/// Writes an intent; a worker acts on it after the commit.
+pub fn insert(task: i64, verb: Verb, args: &Args) -> Result<()> {
+    db::execute(
+        "INSERT INTO reshard.intent (task_id, verb, args) VALUES ($1, $2, $3)",
+        &[Arg::I64(task), Arg::Text(verb.as_str()), Arg::Json(serde_json::to_value(args)?)],
+    )
+    .map(|_| ())
+}
+
+/// The oldest intent on a task that no worker has acted on.
+pub fn next(task: i64) -> Result<Option<Intent>> {
+    db::row(
+        "SELECT pg_catalog.to_jsonb(i) FROM reshard.intent AS i \
+          WHERE i.task_id = $1 AND i.handled_at IS NULL ORDER BY i.id LIMIT 1",
+        &[Arg::I64(task)],
+    )
+}
+
+/// The oldest unhandled intent of that verb on a task, if there is one.
+pub fn pending(task: i64, verb: Verb) -> Result<bool> {
+    db::truth(
+        "SELECT true FROM reshard.intent WHERE task_id = $1 AND verb = $2 AND handled_at IS NULL",
+        &[Arg::I64(task), Arg::Text(verb.as_str())],
+    )
+}
+
+/// Tasks that have intents which no worker has acted on.
+pub fn tasks_with_pending() -> Result<Vec<i64>> {
+    db::rows(
+        "SELECT pg_catalog.to_jsonb(t.task_id) FROM (SELECT DISTINCT task_id FROM reshard.intent \
+          WHERE handled_at IS NULL) AS t",
+        &[],
+    )
+}
+
+/// Marks an intent as acted on, with what it failed with.
+pub fn handled(id: i64, error: Option<&Error>) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.intent SET handled_at = clock_timestamp(), error = $2 WHERE id = $1",
+        &[Arg::I64(id), Arg::OptText(error.map(Error::one_line).as_deref())],
+    )
+    .map(|_| ())
+}

@@ -1,0 +1,76 @@
+//! The cutover flag.
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::pg::db::{self, Arg};
+
+/// A row of `reshard.traffic`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Traffic {
+    /// The source cluster's name.
+    pub name: String,
+    /// The cluster that takes writes.
+    pub active_cluster: String,
+    /// `open` or `paused`.
+    pub state: String,
+    /// Grows with every switch.
+    pub epoch: i64,
+}
+
+/// Makes the row of a migrated database, with the source active.
+pub fn ensure(name: &str) -> Result<()> {
+    db::execute(
+        "INSERT INTO reshard.traffic (name, active_cluster, state, epoch) VALUES ($1, $1, 'open', 0) \
+         ON CONFLICT DO NOTHING",
+        &[Arg::Text(name)],
+    )
+    .map(|_| ())
+}
+
+/// The flag of a migrated database.
+///
+/// # Errors
+/// 42704 where it has none.
+pub fn load(name: &str) -> Result<Traffic> {
+    find(name)?.ok_or_else(|| Error::missing(format!("no traffic is known for \"{name}\"")))
+}
+
+/// The flag of a migrated database, if it has one.
+pub fn find(name: &str) -> Result<Option<Traffic>> {
+    db::row(
+        "SELECT pg_catalog.to_jsonb(t) FROM reshard.traffic AS t WHERE t.name = $1",
+        &[Arg::Text(name)],
+    )
+}
+
+/// Announces a pause, or its end without a switch.
+pub fn set_state(name: &str, state: &str) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.traffic SET state = $2, changed_at = clock_timestamp() \
+          WHERE name = $1 AND state <> $2",
+        &[Arg::Text(name), Arg::Text(state)],
+    )?;
+    notify(name)
+}
+
+/// The commit point of a cutover: another cluster is active from here on. The
+/// flag stays `paused` until that cluster takes writes.
+pub fn switch(name: &str, active_cluster: &str) -> Result<i64> {
+    let epoch = db::bigint(
+        "UPDATE reshard.traffic SET active_cluster = $2, epoch = epoch + 1, \
+                changed_at = clock_timestamp() WHERE name = $1 RETURNING epoch",
+        &[Arg::Text(name), Arg::Text(active_cluster)],
+    )?
+    .ok_or_else(|| Error::internal(format!("traffic of \"{name}\" has no row")))?;
+    notify(name)?;
+    Ok(epoch)
+}
+
+fn notify(name: &str) -> Result<()> {
+    db::execute(
+        "SELECT pg_catalog.pg_notify('reshard', pg_catalog.to_jsonb(t)::text) \
+           FROM reshard.traffic AS t WHERE t.name = $1",
+        &[Arg::Text(name)],
+    )
+    .map(|_| ())
+}
