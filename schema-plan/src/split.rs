@@ -124,9 +124,13 @@ impl AtomicBody {
         let is = |keyword: &str| word.eq_ignore_ascii_case(keyword);
         if self.words == 1 {
             self.creates = is("create");
-        } else if !self.creates {
-            return;
-        } else if self.depth == 0 {
+        } else if self.creates {
+            self.word_of_create(is);
+        }
+    }
+
+    fn word_of_create(&mut self, is: impl Fn(&str) -> bool) {
+        if self.depth == 0 {
             // No other statement has the words BEGIN ATOMIC next to each other
             // outside of parentheses and quotes.
             if self.after_begin && is("atomic") {
