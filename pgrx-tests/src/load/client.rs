@@ -19,7 +19,7 @@ const FENCED: &str = "25006";
 /// A client that is refused or cut off tries again after this.
 const RETRY: Duration = Duration::from_millis(20);
 /// Longest wait for a new route after a refusal.
-const REROUTE: Duration = Duration::from_secs(60);
+const REROUTE: Duration = Duration::from_secs(30);
 
 /// How an attempt at a transaction ended.
 enum Attempt {
@@ -153,11 +153,7 @@ impl Client {
         for (planned, id) in transaction.statements.iter().zip(returned) {
             self.outcome.state.apply(&planned.change, *id);
         }
-        let journal = Row {
-            tenant: Some(transaction.tenant),
-            stamp: String::new(),
-            copies: 1,
-        };
+        let journal = Row { tenant: Some(transaction.tenant), stamp: String::new(), copies: 1 };
         let change = Change::Put(Table::Journal, transaction.journal_id, journal);
         self.outcome.state.apply(&change, None);
         self.outcome.acknowledged_at.push(Instant::now());
@@ -283,9 +279,7 @@ impl Client {
                 Ok(None) => return,
                 Err(error) if error.is_disconnect() => self.sessions.clear(),
                 Err(error) => {
-                    self.outcome
-                        .failed
-                        .push(format!("client {}: {error}", self.number));
+                    self.outcome.failed.push(format!("client {}: {error}", self.number));
                     return;
                 }
             }
@@ -357,11 +351,7 @@ async fn fate(session: &Session, transaction: &Transaction) -> Result<Option<Vec
     for planned in &transaction.statements {
         returned.push(match &planned.change {
             Change::PutReturning(table, row) => {
-                let sql = format!(
-                    "SELECT id FROM {} WHERE stamp = '{}'",
-                    table.name(),
-                    row.stamp
-                );
+                let sql = format!("SELECT id FROM {} WHERE stamp = '{}'", table.name(), row.stamp);
                 Some(session.one(&sql).await?)
             }
             _ => None,

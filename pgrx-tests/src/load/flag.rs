@@ -33,11 +33,7 @@ pub struct Flag {
 }
 
 impl Flag {
-    pub(super) const BEGIN: Flag = Flag {
-        active: Active::Source,
-        paused: false,
-        epoch: 0,
-    };
+    pub(super) const BEGIN: Flag = Flag { active: Active::Source, paused: false, epoch: 0 };
 }
 
 /// A switch that the poller saw.
@@ -59,6 +55,7 @@ pub(super) async fn follow(
 ) -> Vec<Switch> {
     let mut switches = Vec::new();
     let mut session = None;
+    let mut first = true;
     let mut ticks = tokio::time::interval(INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -66,18 +63,16 @@ pub(super) async fn follow(
             _ = ticks.tick() => {}
             _ = stop.wait_for(|stop| *stop) => return switches,
         }
-        let Ok(seen) = read(&endpoints, &mut session).await else {
+        let known = flag.borrow().epoch > 0;
+        let Ok(seen) = read(&endpoints, &mut session, known).await else {
             session = None;
             continue;
         };
         let before = *flag.borrow();
-        // The first reading is the state of things, not a switch.
-        if before.active != seen.active {
-            switches.push(Switch {
-                at: Instant::now(),
-                epoch: seen.epoch,
-                to: seen.active,
-            });
+        // A migration that has yet to begin, or the state of things when the
+        // clients start, is no switch.
+        if !std::mem::take(&mut first) && before.active != seen.active {
+            switches.push(Switch { at: Instant::now(), epoch: seen.epoch, to: seen.active });
         }
         flag.send_if_modified(|flag| {
             let changed = *flag != seen;
@@ -87,7 +82,7 @@ pub(super) async fn follow(
     }
 }
 
-async fn read(endpoints: &Endpoints, session: &mut Option<Session>) -> Result<Flag> {
+async fn read(endpoints: &Endpoints, session: &mut Option<Session>, known: bool) -> Result<Flag> {
     let open = match session {
         Some(open) if !open.is_closed() => open,
         _ => session.insert(endpoints.source.connect("follower").await?),
@@ -102,7 +97,7 @@ async fn read(endpoints: &Endpoints, session: &mut Option<Session>) -> Result<Fl
             epoch: seen.epoch,
         }),
         // No migration declared yet, or no extension: all goes to the source.
-        Err(error) if !error.is_disconnect() => Ok(Flag::BEGIN),
+        Err(error) if !known && !error.is_disconnect() => Ok(Flag::BEGIN),
         Err(error) => Err(error),
     }
 }

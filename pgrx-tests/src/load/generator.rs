@@ -53,10 +53,7 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     fn of(server: &Server) -> Endpoint {
-        Endpoint {
-            folder: server.folder().to_owned(),
-            port: server.port(),
-        }
+        Endpoint { folder: server.folder().to_owned(), port: server.port() }
     }
 
     pub(super) async fn connect(&self, name: &str) -> Result<Session> {
@@ -92,10 +89,7 @@ impl Load {
             shards: rig.shards.iter().map(Endpoint::of).collect(),
         };
         let (stop, stopped) = watch::channel(false);
-        let begin = Flag {
-            active: options.fixed.unwrap_or(Active::Source),
-            ..Flag::BEGIN
-        };
+        let begin = Flag { active: options.fixed.unwrap_or(Active::Source), ..Flag::BEGIN };
         let (publish, flag) = watch::channel(begin);
         let poller = match options.fixed {
             None => tokio::spawn(follow(endpoints.clone(), publish, stopped.clone())),
@@ -121,13 +115,7 @@ impl Load {
             );
             clients.push(tokio::spawn(client.run()));
         }
-        Load {
-            stop,
-            flag,
-            progress,
-            clients,
-            poller,
-        }
+        Load { stop, flag, progress, clients, poller }
     }
 
     /// Acknowledged transactions so far.
@@ -172,11 +160,7 @@ impl Load {
         drop(std::mem::replace(&mut self.flag, watch::channel(Flag::BEGIN).1));
         let poller = std::mem::replace(&mut self.poller, tokio::spawn(async { Vec::new() }));
         let switches = poller.await.map_err(lost)?;
-        Ok(Outcome {
-            clients,
-            switches,
-            active,
-        })
+        Ok(Outcome { clients, switches, active })
     }
 }
 

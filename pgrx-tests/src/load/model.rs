@@ -131,9 +131,7 @@ impl State {
 
     /// All rows.
     pub fn rows(&self) -> impl Iterator<Item = (Table, i64, &Row)> {
-        self.rows
-            .iter()
-            .map(|((table, id), row)| (*table, *id, row))
+        self.rows.iter().map(|((table, id), row)| (*table, *id, row))
     }
 
     /// The row of that id.
@@ -143,9 +141,7 @@ impl State {
 
     /// Number of rows in a table.
     pub fn count(&self, table: Table) -> usize {
-        self.rows
-            .range((table, i64::MIN)..=(table, i64::MAX))
-            .count()
+        self.rows.range((table, i64::MIN)..=(table, i64::MAX)).count()
     }
 
     /// The first row of the table at or after `from`, wrapping around.

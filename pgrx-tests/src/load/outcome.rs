@@ -83,11 +83,7 @@ impl Outcome {
 
     /// Failed statements of all clients.
     pub fn failed(&self) -> Vec<&str> {
-        self.clients
-            .iter()
-            .flat_map(|client| &client.failed)
-            .map(String::as_str)
-            .collect()
+        self.clients.iter().flat_map(|client| &client.failed).map(String::as_str).collect()
     }
 
     /// The pause around each switch.
@@ -118,10 +114,7 @@ impl Outcome {
                     })
                     .max()
                     .unwrap_or_default();
-                Pause {
-                    switch: *switch,
-                    longest,
-                }
+                Pause { switch: *switch, longest }
             })
             .collect()
     }
@@ -167,11 +160,7 @@ mod tests {
             }],
             switches: switches_ms
                 .iter()
-                .map(|ms| Switch {
-                    at: at(ms),
-                    epoch: 1,
-                    to: Active::Shards,
-                })
+                .map(|ms| Switch { at: at(ms), epoch: 1, to: Active::Shards })
                 .collect(),
             active: Active::Shards,
         }

@@ -73,9 +73,7 @@ impl Planner {
             None => self.tenants().collect(),
             Some(count) => {
                 let shard = shard_of(tenant, count);
-                self.tenants()
-                    .filter(|other| shard_of(*other, count) == shard)
-                    .collect()
+                self.tenants().filter(|other| shard_of(*other, count) == shard).collect()
             }
         };
         let shape = match self.random.below(20) {
@@ -144,7 +142,10 @@ impl Planner {
         }
         let from = self.client * 1_000_000_000 + self.random.below(20_000) as i64;
         let existing = state
-            .near(table, if table == Table::Tickets { self.random.below(100_000) as i64 } else { from })
+            .near(
+                table,
+                if table == Table::Tickets { self.random.below(100_000) as i64 } else { from },
+            )
             .filter(|(id, row)| {
                 row.tenant.is_none_or(|tenant| scope.contains(&tenant))
                     && !touched.contains(&(table, *id))
@@ -159,9 +160,9 @@ impl Planner {
                 touched.push((table, id));
                 Some(update(table, id, row, Some(tenant), stamp))
             }
-            (Some((id, row)), choice) if full || choice == 5 => {
+            (Some((id, _)), choice) if full || choice == 5 => {
                 touched.push((table, id));
-                Some(delete(table, id, row))
+                Some(delete(table, id))
             }
             _ if full => None,
             _ => {
@@ -185,7 +186,7 @@ impl Planner {
         touched.push((Table::Accounts, tenant));
         Some(match state.get(Table::Accounts, tenant) {
             None => self.insert(Table::Accounts, tenant, tenant, stamp),
-            Some(row) if self.random.chance(20) => delete(Table::Accounts, tenant, row),
+            Some(_) if self.random.chance(20) => delete(Table::Accounts, tenant),
             Some(row) => update(Table::Accounts, tenant, row, row.tenant, stamp),
         })
     }
@@ -220,11 +221,7 @@ impl Planner {
                 table.name()
             ),
         };
-        let row = Row {
-            tenant: table.is_sharded().then_some(tenant),
-            stamp,
-            copies,
-        };
+        let row = Row { tenant: table.is_sharded().then_some(tenant), stamp, copies };
         let change = match table {
             Table::Tickets => Change::PutReturning(table, row),
             _ => Change::Put(table, id, row),
@@ -238,26 +235,22 @@ fn update(table: Table, id: i64, row: &Row, tenant: Option<i64>, stamp: String) 
     if tenant != row.tenant {
         set.push_str(&format!(", tenant_id = {}", tenant.unwrap_or_default()));
     }
-    let row = Row {
-        tenant,
-        stamp,
-        copies: row.copies,
-    };
-    let which = which(table, id, row.tenant.filter(|_| tenant == row.tenant));
+    let row = Row { tenant, stamp, copies: row.copies };
+    let which = which(table, id);
     Planned {
         sql: format!("UPDATE {} SET {set} WHERE {which}", table.name()),
         change: Change::Put(table, id, row),
     }
 }
 
-fn delete(table: Table, id: i64, row: &Row) -> Planned {
-    let which = which(table, id, row.tenant);
+fn delete(table: Table, id: i64) -> Planned {
+    let which = which(table, id);
     Planned {
         sql: format!("DELETE FROM {} WHERE {which}", table.name()),
         change: Change::Delete(table, id),
     }
 }
 
-fn which(table: Table, id: i64, _tenant: Option<i64>) -> String {
+fn which(table: Table, id: i64) -> String {
     format!("{} = {id}", table.id_column())
 }

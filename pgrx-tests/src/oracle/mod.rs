@@ -1,1 +1,13 @@
-//! Oracle.
+//! Compares what the servers hold with what they must hold.
+//!
+//! Two ways: against the clients' record of acknowledged writes, row by row
+//! ([`record`]), and table by table between the source and the union of the
+//! shards ([`tables`]).
+
+mod footprint;
+mod record;
+mod tables;
+
+pub use footprint::{helper_objects, Footprint};
+pub use record::{check_record, Verdict};
+pub use tables::{compare, compare_when_quiet, fingerprint, Difference};
