@@ -55,6 +55,9 @@ pub enum PlanError {
         /// The statement.
         quote: String,
     },
+    /// The planner's thread couldn't be started, or died.
+    #[error("cannot run the planner: {0}")]
+    Stack(String),
     /// A table comes after keys or indexes.
     #[error("the {kind} at line {line} comes after keys or indexes, which isn't the order of pg_dump: {quote}")]
     OutOfOrder {

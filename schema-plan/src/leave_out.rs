@@ -1,6 +1,6 @@
 //! What of a dump doesn't come along, and why.
 
-use crate::classify::Subject;
+use crate::classify::{Name, Subject};
 use crate::Kind;
 use std::collections::HashSet;
 
@@ -25,16 +25,21 @@ pub(crate) struct Rules {
     options: Options,
     /// Foreign servers that stand for shards.
     shards: HashSet<String>,
+    /// Views that read the extension's tables.
+    views: HashSet<Name>,
 }
 
 impl Rules {
     pub(crate) fn new(options: Options) -> Self {
-        Rules { options, shards: HashSet::new() }
+        Rules { options, shards: HashSet::new(), views: HashSet::new() }
     }
 
-    /// Why the statement is left out; none if it isn't.
-    pub(crate) fn reason(&mut self, subject: &Subject) -> Option<&'static str> {
-        self.by_object(subject).or_else(|| self.by_option(subject.kind))
+    /// Why the statement is left out; none if it isn't. `reads` are the
+    /// relations that a view reads.
+    pub(crate) fn reason(&mut self, subject: &Subject, reads: &[Name]) -> Option<&'static str> {
+        self.by_object(subject)
+            .or_else(|| self.by_relation(subject, reads))
+            .or_else(|| self.by_option(subject.kind))
     }
 
     fn by_object(&mut self, subject: &Subject) -> Option<&'static str> {
@@ -81,6 +86,17 @@ impl Rules {
         }
     }
 
+    fn by_relation(&mut self, subject: &Subject, reads: &[Name]) -> Option<&'static str> {
+        let table = subject.table.as_ref()?;
+        let is_ours =
+            |name: &Name| name.schema.as_deref() == Some(EXTENSION) || self.views.contains(name);
+        if !is_ours(table) && !reads.iter().any(is_ours) {
+            return None;
+        }
+        self.views.insert(table.clone());
+        Some("reads what the extension has on the source only")
+    }
+
     fn by_option(&self, kind: Kind) -> Option<&'static str> {
         match kind {
             Kind::Owner if self.options.no_owner => Some("option --no-owner"),
@@ -89,5 +105,19 @@ impl Rules {
             }
             _ => None,
         }
+    }
+}
+
+/// The text of a statement that is left out, without the passwords that it may
+/// hold: nobody is going to run it.
+pub(crate) fn without_secrets(kind: Kind, sql: &str) -> String {
+    let secret = match kind {
+        Kind::UserMapping | Kind::ForeignServer => " OPTIONS (",
+        Kind::Subscription => " CONNECTION ",
+        _ => return sql.to_owned(),
+    };
+    match sql.find(secret) {
+        Some(start) => format!("{}{secret}...", &sql[..start]),
+        None => sql.to_owned(),
     }
 }

@@ -2,12 +2,17 @@
 
 use crate::classify::{classify, Name, Refused, Subject};
 use crate::error::{quote, PlanError};
-use crate::leave_out::{Options, Rules};
+use crate::leave_out::{without_secrets, Options, Rules};
 use crate::order::{Order, OutOfOrder};
 use crate::session::{Session, Taken};
 use crate::split::{Piece, Splitter};
 use crate::{Kind, LeftOut, Plan, Statement, Step, CONTRACT_VERSION};
 use pg_query::{NodeEnum, ParserOptions};
+use std::thread;
+
+/// Parse trees of views with thousands of nested expressions need a deep
+/// stack; pages of it that aren't touched cost nothing.
+const STACK_BYTES: usize = 256 * 1024 * 1024;
 
 /// Plans the text of `pg_dump --schema-only` in plain format.
 ///
@@ -18,6 +23,17 @@ use pg_query::{NodeEnum, ParserOptions};
 /// Whatever isn't understood is an error that quotes it: text that doesn't
 /// parse, statements that pg_dump isn't known to write, and data.
 pub fn plan(dump: &str, options: Options) -> Result<Plan, PlanError> {
+    thread::scope(|scope| {
+        let planner = thread::Builder::new()
+            .name("planner".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, || plan_here(dump, options))
+            .map_err(|error| PlanError::Stack(error.to_string()))?;
+        planner.join().map_err(|_| PlanError::Stack("the planner panicked".to_owned()))?
+    })
+}
+
+fn plan_here(dump: &str, options: Options) -> Result<Plan, PlanError> {
     let mut planner = Planner {
         server_version: None,
         session: Session::default(),
@@ -33,9 +49,9 @@ pub fn plan(dump: &str, options: Options) -> Result<Plan, PlanError> {
             Piece::Comment(text) => planner.comment(text),
             Piece::Command { line, text } => planner.command(line, text)?,
             Piece::Statement { line, sql } => {
-                let node = parse(line, sql, splitter.backslashes)?;
-                match planner.session.take(&node, sql) {
-                    Taken::No => planner.statement(line, sql, &node)?,
+                let parsed = parse(line, sql, splitter.backslashes)?;
+                match planner.session.take(&parsed.node, sql) {
+                    Taken::No => planner.statement(line, sql, &parsed)?,
                     Taken::Yes => {}
                     Taken::Backslashes(known) => splitter.backslashes = known,
                 }
@@ -78,19 +94,19 @@ impl Planner {
         Ok(())
     }
 
-    fn statement(&mut self, line: usize, sql: &str, node: &NodeEnum) -> Result<(), PlanError> {
-        let mut subject = classify(node).map_err(|refused| match refused {
+    fn statement(&mut self, line: usize, sql: &str, parsed: &Parsed) -> Result<(), PlanError> {
+        let mut subject = classify(&parsed.node).map_err(|refused| match refused {
             Refused::Unknown(what) => PlanError::Unknown { line, what, quote: quote(sql) },
             Refused::Data => PlanError::HoldsData { line, quote: quote(sql) },
         })?;
-        if let Some(reason) = self.rules.reason(&subject) {
+        if let Some(reason) = self.rules.reason(&subject, &parsed.reads) {
             let (schema_name, object_name) = split_name(subject.name);
             self.left_out.push(LeftOut {
                 kind: subject.kind,
                 schema_name,
                 object_name,
                 reason: reason.to_owned(),
-                sql: sql.to_owned(),
+                sql: without_secrets(subject.kind, sql),
             });
             return Ok(());
         }
@@ -146,7 +162,14 @@ impl Planner {
     }
 }
 
-fn parse(line: usize, sql: &str, backslashes: bool) -> Result<NodeEnum, PlanError> {
+/// A statement's parse tree.
+struct Parsed {
+    node: NodeEnum,
+    /// The relations that a view reads.
+    reads: Vec<Name>,
+}
+
+fn parse(line: usize, sql: &str, backslashes: bool) -> Result<Parsed, PlanError> {
     let failed = |message: String| PlanError::Parse { line, message, quote: quote(sql) };
     let options = match backslashes {
         true => ParserOptions::DISABLE_STANDARD_CONFORMING_STRINGS,
@@ -155,9 +178,23 @@ fn parse(line: usize, sql: &str, backslashes: bool) -> Result<NodeEnum, PlanErro
     let parsed = pg_query::parse(sql, options).map_err(|error| failed(error.to_string()))?;
     let mut statements = parsed.protobuf.stmts.into_iter();
     let node = statements.next().and_then(|raw| raw.stmt?.node);
-    match (node, statements.next()) {
-        (Some(node), None) => Ok(node),
-        _ => Err(failed("not one statement".to_owned())),
+    let (Some(node), None) = (node, statements.next()) else {
+        return Err(failed("not one statement".to_owned()));
+    };
+    let reads = match &node {
+        NodeEnum::ViewStmt(_) | NodeEnum::CreateTableAsStmt(_) => {
+            parsed.tables.iter().map(|(name, _)| dotted(name)).collect()
+        }
+        _ => Vec::new(),
+    };
+    Ok(Parsed { node, reads })
+}
+
+/// pg_query gives the names of relations as `schema.name`, unquoted.
+fn dotted(name: &str) -> Name {
+    match name.split_once('.') {
+        Some((schema, name)) => Name { schema: Some(schema.to_owned()), name: name.to_owned() },
+        None => Name::bare(name),
     }
 }
 
