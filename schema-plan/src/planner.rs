@@ -125,6 +125,8 @@ impl Planner {
     fn push(&mut self, subject: Subject, step: Step, settings: Vec<String>, sql: String) {
         let (schema_name, object_name) = split_name(subject.name);
         let (table_schema, table_name) = split_name(subject.table);
+        let (referenced, referenced_columns) = subject.referenced.unzip();
+        let (referenced_schema, referenced_table) = split_name(referenced);
         self.statements.push(Statement {
             ordinal: 0,
             phase: step.phase(),
@@ -135,6 +137,9 @@ impl Planner {
             table_schema,
             table_name,
             columns: subject.columns,
+            referenced_schema,
+            referenced_table,
+            referenced_columns: referenced_columns.unwrap_or_default(),
             settings,
             sql,
         });

@@ -102,6 +102,16 @@ fn keys_and_indexes_come_in_their_steps_with_their_columns() {
 }
 
 #[test]
+fn foreign_keys_say_what_they_point_to() {
+    let plan = planned(DUMP_15);
+    let key = one(&plan, Kind::ForeignKey, "notes_event_id_region_at_fkey");
+    assert_eq!(key.columns, ["event_id", "region", "at"]);
+    assert_eq!(key.referenced_schema.as_deref(), Some("partitions"));
+    assert_eq!(key.referenced_table.as_deref(), Some("events"));
+    assert_eq!(key.referenced_columns, ["id", "region", "at"]);
+}
+
+#[test]
 fn only_keys_indexes_and_foreign_keys_may_run_in_parallel() {
     for plan in all() {
         for statement in plan.statements.iter().filter(|s| s.step.is_parallel()) {

@@ -45,6 +45,8 @@ pub(crate) struct Subject {
     /// The relation that the object belongs to.
     pub table: Option<Name>,
     pub columns: Vec<String>,
+    /// What a foreign key points to.
+    pub referenced: Option<(Name, Vec<String>)>,
     pub place: Place,
     /// What it is made of or hangs on, where a reason to leave it out may lie:
     /// the wrapper of a server, the server of a user mapping or foreign table.
@@ -63,6 +65,7 @@ impl Subject {
             name,
             table: None,
             columns: Vec::new(),
+            referenced: None,
             place: Place::AsDumped,
             of: None,
             creates: false,
