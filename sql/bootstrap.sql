@@ -149,11 +149,13 @@ CREATE TABLE reshard.copy_table (
     schema_name name NOT NULL,
     table_name name NOT NULL,
     columns name[] NOT NULL,
+    column_list boolean NOT NULL DEFAULT false,
     key_column name,
     row_filter text,
     format text NOT NULL DEFAULT 'binary' CHECK (format IN ('binary', 'text')),
     relfilenode oid,
     identity text NOT NULL DEFAULT 'd',
+    identity_index name,
     blocks bigint NOT NULL DEFAULT 0,
     bytes_total bigint NOT NULL DEFAULT 0,
     status text NOT NULL DEFAULT 'pending'
@@ -168,6 +170,7 @@ COMMENT ON TABLE reshard.copy_table IS
 COMMENT ON COLUMN reshard.copy_table.key_column IS 'sharding key; null for an omni table, which every shard gets whole';
 COMMENT ON COLUMN reshard.copy_table.row_filter IS 'row filter of the user''s publication, as an expression over the table''s columns';
 COMMENT ON COLUMN reshard.copy_table.identity IS 'pg_class.relreplident as it was before the migration';
+COMMENT ON COLUMN reshard.copy_table.identity_index IS 'the index that was the replica identity, where identity is i';
 COMMENT ON COLUMN reshard.copy_table.status IS
     'copied: all parts committed on all shards; ready: keys and indexes built too';
 

@@ -6,6 +6,7 @@ mod error;
 mod gucs;
 mod pg;
 mod remote;
+mod replication;
 mod state;
 
 use pgrx::prelude::*;

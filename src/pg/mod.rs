@@ -2,8 +2,10 @@
 //! Nothing here knows of tasks, copies or cutovers.
 #![allow(unsafe_code)]
 
+pub mod databases;
 pub mod db;
 pub mod interrupt;
 pub mod report;
 pub mod runtime;
+pub mod shmem;
 pub mod xact;

@@ -1,9 +1,9 @@
 //! Cutovers and their steps.
 use serde::Deserialize;
 
+use crate::cluster::Direction;
 use crate::error::{Error, Result};
 use crate::pg::db::{self, Arg};
-use crate::state::flow::Direction;
 
 /// A row of `reshard.cutover`.
 #[derive(Debug, Clone, Deserialize)]
