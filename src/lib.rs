@@ -2,6 +2,7 @@
 //!
 //! This file only declares the modules and the library's entry.
 mod cluster;
+mod cutover;
 mod error;
 mod gucs;
 mod pg;

@@ -79,9 +79,11 @@ impl Links {
     /// As [`Links::session`]; the first one of all shards.
     pub async fn sessions(&self, side: Side) -> Result<Vec<(ShardNo, Rc<Connection>)>> {
         let numbers: Vec<ShardNo> = self.cluster(side).numbers().collect();
-        try_join_all(numbers.into_iter().map(|shard| async move {
-            Ok((shard, self.session(side, shard).await?))
-        }))
+        try_join_all(
+            numbers
+                .into_iter()
+                .map(|shard| async move { Ok((shard, self.session(side, shard).await?)) }),
+        )
         .await
     }
 

@@ -43,8 +43,10 @@ pub async fn prepare_reverse(
     }))
     .await?;
     for flow in flows {
-        let publisher = links
-            .endpoint(Direction::Reverse.publisher(), flow.shard_on(Direction::Reverse.publisher()))?;
+        let publisher = links.endpoint(
+            Direction::Reverse.publisher(),
+            flow.shard_on(Direction::Reverse.publisher()),
+        )?;
         let subscriber = Direction::Reverse.subscriber();
         let session = links.session(subscriber, flow.shard_on(subscriber)).await?;
         subscription::create(&session, publisher, flow, binary).await?;

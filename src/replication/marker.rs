@@ -48,9 +48,11 @@ async fn group<'a>(
     for flow in flows {
         by_shard.entry(flow.shard_on(side)).or_default().push(flow);
     }
-    try_join_all(by_shard.into_iter().map(|(shard, flows)| async move {
-        Ok((links.session(side, shard).await?, flows))
-    }))
+    try_join_all(
+        by_shard
+            .into_iter()
+            .map(|(shard, flows)| async move { Ok((links.session(side, shard).await?, flows)) }),
+    )
     .await
 }
 

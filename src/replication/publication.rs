@@ -61,8 +61,7 @@ async fn make_parent(
     type_name: &str,
     collation: Option<&str>,
 ) -> Result<()> {
-    let exists: bool =
-        session.value("SELECT to_regclass($1) IS NOT NULL", &[&parent]).await?;
+    let exists: bool = session.value("SELECT to_regclass($1) IS NOT NULL", &[&parent]).await?;
     if exists {
         return Ok(());
     }
@@ -218,8 +217,8 @@ mod tests {
     #[test]
     fn a_sharded_table_is_filtered_by_placement_and_user() {
         let parents = Parents::from([(1, "reshard.\"p\"".to_owned())]);
-        let sql =
-            statement(&flow(), &[table(Some("k"), Some("a > 1"))], &parents, ShardNo(2), 4).unwrap();
+        let sql = statement(&flow(), &[table(Some("k"), Some("a > 1"))], &parents, ShardNo(2), 4)
+            .unwrap();
         assert!(sql.contains(
             "TABLE ONLY \"s\".\"T\" WHERE (pg_catalog.satisfies_hash_partition('reshard.\"p\"'\
              ::pg_catalog.regclass, 4, 2, \"k\") AND (a > 1))"
@@ -234,7 +233,8 @@ mod tests {
 
     #[test]
     fn a_missing_placement_is_an_error() {
-        assert!(statement(&flow(), &[table(Some("k"), None)], &Parents::new(), ShardNo(0), 2)
-            .is_err());
+        assert!(
+            statement(&flow(), &[table(Some("k"), None)], &Parents::new(), ShardNo(0), 2).is_err()
+        );
     }
 }

@@ -71,8 +71,10 @@ pub async fn table(
     match identity_needed(&facts, table, settings)? {
         Change::None => {}
         Change::Index(wanted) => {
-            statements
-                .push(format!("ALTER TABLE {name} REPLICA IDENTITY USING INDEX {}", ident(&wanted)));
+            statements.push(format!(
+                "ALTER TABLE {name} REPLICA IDENTITY USING INDEX {}",
+                ident(&wanted)
+            ));
             index = Some(wanted);
         }
         Change::Full => {
@@ -201,11 +203,7 @@ fn suffices(facts: &Facts, filter_column: Option<&str>) -> bool {
     }
 }
 
-async fn facts(
-    session: &Connection,
-    table: &Table,
-    filter_column: Option<&str>,
-) -> Result<Facts> {
+async fn facts(session: &Connection, table: &Table, filter_column: Option<&str>) -> Result<Facts> {
     let rows = session
         .query(
             "SELECT c.relreplident::text, \
@@ -300,8 +298,11 @@ pub async fn restore(session: &Connection, tables: &[Table], keep_fence: bool) -
         locked::batch(session, &name, &format!("ALTER TABLE {name} REPLICA IDENTITY {wanted}"))
             .await?;
     }
-    drop_triggers(session, if keep_fence { &[DETOAST_TRIGGER] } else { &[DETOAST_TRIGGER, FENCE_TRIGGER] })
-        .await
+    drop_triggers(
+        session,
+        if keep_fence { &[DETOAST_TRIGGER] } else { &[DETOAST_TRIGGER, FENCE_TRIGGER] },
+    )
+    .await
 }
 
 /// Drops our triggers of these names from every relation of the server.

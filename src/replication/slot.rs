@@ -119,10 +119,7 @@ pub async fn create(control: &Connection, slot: &str) -> Result<()> {
         return Ok(());
     }
     control
-        .batch(&format!(
-            "SELECT pg_create_logical_replication_slot({}, 'pgoutput')",
-            literal(slot)
-        ))
+        .batch(&format!("SELECT pg_create_logical_replication_slot({}, 'pgoutput')", literal(slot)))
         .await
         .map_err(out_of_slots)
         .context(format!("could not create a replication slot on {}", control.label()))

@@ -38,9 +38,7 @@ pub async fn create(
     let quiet = "SET LOCAL log_statement = 'none'; SET LOCAL log_min_duration_statement = -1; \
                  SET LOCAL log_min_error_statement = 'panic'; SET LOCAL log_duration = off; \
                  SET LOCAL pg_stat_statements.track = 'none'";
-    subscriber
-        .batch(&format!("BEGIN; SET LOCAL track_activities = off; {quiet}"))
-        .await?;
+    subscriber.batch(&format!("BEGIN; SET LOCAL track_activities = off; {quiet}")).await?;
     let made = subscriber
         .batch(&format!(
             "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({})",
@@ -56,10 +54,7 @@ pub async fn create(
             if !subscriber.is_closed() {
                 subscriber.batch("ROLLBACK").await?;
             }
-            Err(error).context(format!(
-                "could not subscribe {} to {publisher}",
-                subscriber.label()
-            ))
+            Err(error).context(format!("could not subscribe {} to {publisher}", subscriber.label()))
         }
     }
 }

@@ -18,6 +18,8 @@ pub struct Cutover {
     pub from_cluster: String,
     /// The cluster that is to be active.
     pub to_cluster: String,
+    /// Nothing was to be switched.
+    pub dry_run: bool,
     /// `running`, `succeeded` or `aborted`.
     pub status: String,
     /// What it was aborted for.
