@@ -5,7 +5,9 @@ mod cluster;
 mod error;
 mod gucs;
 mod pg;
+mod preflight;
 mod remote;
+mod schema;
 mod state;
 
 use pgrx::prelude::*;

@@ -6,4 +6,5 @@ pub mod db;
 pub mod interrupt;
 pub mod report;
 pub mod runtime;
+pub mod subprocess;
 pub mod xact;
