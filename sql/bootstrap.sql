@@ -102,6 +102,15 @@ CREATE INDEX event_task ON reshard.event (task_id, id);
 
 -- Schema sync ---------------------------------------------------------------
 
+CREATE TABLE reshard.schema_plan (
+    task_id bigint PRIMARY KEY REFERENCES reshard.task (id) ON DELETE CASCADE,
+    server_version text,
+    session text[] NOT NULL,
+    planned_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE reshard.schema_plan IS
+    'tasks that have their schema statements, and what each session runs before the first of them';
+
 CREATE TABLE reshard.schema_statement (
     task_id bigint NOT NULL REFERENCES reshard.task (id) ON DELETE CASCADE,
     shard int NOT NULL,
@@ -115,6 +124,7 @@ CREATE TABLE reshard.schema_statement (
     table_name text,
     sql text NOT NULL,
     settings text[] NOT NULL DEFAULT '{}',
+    digest text NOT NULL,
     status text NOT NULL DEFAULT 'pending'
         CHECK (status IN ('pending', 'running', 'succeeded', 'failed', 'skipped')),
     percent numeric(5, 2),
@@ -125,6 +135,10 @@ CREATE TABLE reshard.schema_statement (
 );
 COMMENT ON TABLE reshard.schema_statement IS
     'one row per schema statement and destination shard; the view reshard.schema_sync shows it';
+COMMENT ON COLUMN reshard.schema_statement.digest IS
+    'tells statements of different text or settings apart; the same in every task';
+CREATE INDEX schema_statement_table
+    ON reshard.schema_statement (task_id, shard, table_schema, table_name);
 
 -- Copy ----------------------------------------------------------------------
 

@@ -6,8 +6,10 @@ mod cutover;
 mod error;
 mod gucs;
 mod pg;
+mod preflight;
 mod remote;
 mod replication;
+mod schema;
 mod state;
 
 use pgrx::prelude::*;

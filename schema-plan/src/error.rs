@@ -58,16 +58,6 @@ pub enum PlanError {
     /// The planner's thread couldn't be started, or died.
     #[error("cannot run the planner: {0}")]
     Stack(String),
-    /// A table comes after keys or indexes.
-    #[error("the {kind} at line {line} comes after keys or indexes, which isn't the order of pg_dump: {quote}")]
-    OutOfOrder {
-        /// Line of the dump, from 1.
-        line: usize,
-        /// Kind of the statement.
-        kind: crate::Kind,
-        /// The statement.
-        quote: String,
-    },
 }
 
 /// The beginning of a statement, short enough for a message.

@@ -3,7 +3,7 @@
 use crate::classify::{classify, Name, Refused, Subject};
 use crate::error::{quote, PlanError};
 use crate::leave_out::{without_secrets, Options, Rules};
-use crate::order::{Order, OutOfOrder};
+use crate::order::{is_movable, Order};
 use crate::session::{Session, Taken};
 use crate::split::{Piece, Splitter};
 use crate::{Kind, LeftOut, Plan, Statement, Step, CONTRACT_VERSION};
@@ -66,7 +66,8 @@ struct Planner {
     session: Session,
     rules: Rules,
     order: Order,
-    statements: Vec<Statement>,
+    /// With whether each may be moved before the data.
+    statements: Vec<(Statement, bool)>,
     unfilled: Vec<Name>,
     left_out: Vec<LeftOut>,
 }
@@ -111,9 +112,10 @@ impl Planner {
             return Ok(());
         }
         self.session.start();
-        let step = self.order.place(&mut subject, sql).map_err(|OutOfOrder| {
-            PlanError::OutOfOrder { line, kind: subject.kind, quote: quote(sql) }
-        })?;
+        if self.order.is_out_of_order(&subject) {
+            self.move_before_data();
+        }
+        let step = self.order.place(&mut subject, sql);
         if subject.unfilled {
             self.unfilled.extend(subject.name.clone());
         }
@@ -122,12 +124,23 @@ impl Planner {
         Ok(())
     }
 
+    fn move_before_data(&mut self) {
+        for (statement, movable) in &mut self.statements {
+            if *movable {
+                statement.step = Step::Pre;
+                statement.phase = Step::Pre.phase();
+            }
+        }
+        self.order.restart();
+    }
+
     fn push(&mut self, subject: Subject, step: Step, settings: Vec<String>, sql: String) {
+        let movable = is_movable(&subject);
         let (schema_name, object_name) = split_name(subject.name);
         let (table_schema, table_name) = split_name(subject.table);
         let (referenced, referenced_columns) = subject.referenced.unzip();
         let (referenced_schema, referenced_table) = split_name(referenced);
-        self.statements.push(Statement {
+        let statement = Statement {
             ordinal: 0,
             phase: step.phase(),
             step,
@@ -142,7 +155,8 @@ impl Planner {
             referenced_columns: referenced_columns.unwrap_or_default(),
             settings,
             sql,
-        });
+        };
+        self.statements.push((statement, movable));
     }
 
     fn finish(mut self) -> Plan {
@@ -153,15 +167,15 @@ impl Planner {
             let subject = Subject::of_relation(Kind::Refresh, Kind::MaterializedView, view);
             self.push(subject, Step::Rest, Vec::new(), sql);
         }
-        self.statements.sort_by_key(|statement| statement.step);
-        for (index, statement) in self.statements.iter_mut().enumerate() {
-            statement.ordinal = index + 1;
-        }
+        self.statements.sort_by_key(|(statement, _)| statement.step);
+        let numbered = (1..).zip(self.statements);
+        let statements =
+            numbered.map(|(ordinal, (statement, _))| Statement { ordinal, ..statement }).collect();
         Plan {
             version: CONTRACT_VERSION,
             server_version: self.server_version,
             session: self.session.into_preamble(),
-            statements: self.statements,
+            statements,
             left_out: self.left_out,
         }
     }

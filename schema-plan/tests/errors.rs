@@ -1,7 +1,7 @@
 //! What can't be planned is refused, with its line and its text.
 #![allow(clippy::unwrap_used)]
 
-use reshard_schema::{plan, Kind, Options, PlanError};
+use reshard_schema::{plan, Options, PlanError};
 
 fn refused(dump: &str) -> PlanError {
     plan(dump, Options::default()).unwrap_err()
@@ -62,14 +62,6 @@ fn what_does_not_parse_is_refused() {
         PlanError::Unterminated { what: "statement", .. }
     ));
     assert!(matches!(refused("\\i other.sql\n"), PlanError::UnknownCommand { line: 1, .. }));
-}
-
-#[test]
-fn tables_after_keys_are_refused() {
-    let error = refused(
-        "CREATE TABLE public.a (x integer);\nCREATE INDEX i ON public.a (x);\nCREATE TABLE public.b (x integer);\n",
-    );
-    assert!(matches!(error, PlanError::OutOfOrder { line: 3, kind: Kind::Table, .. }));
 }
 
 #[test]

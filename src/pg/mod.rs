@@ -8,4 +8,5 @@ pub mod interrupt;
 pub mod report;
 pub mod runtime;
 pub mod shmem;
+pub mod subprocess;
 pub mod xact;

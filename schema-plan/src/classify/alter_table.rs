@@ -144,6 +144,7 @@ fn constraint(table: Name, cmd: &AlterTableCmd) -> Classified {
     Ok(Subject {
         referenced: referenced.map(|table| (table, key_columns(&constraint.pk_attrs))),
         columns: columns(constraint),
+        has_expressions: kind == Kind::Exclusion,
         ..Subject::create(kind, Some(table.sibling(&constraint.conname)))
             .on(table)
             .at(Place::After(step))

@@ -135,10 +135,14 @@ fn index(statement: &IndexStmt) -> Result<Subject, Refused> {
     let table = relation(part(statement.relation.as_ref(), "relation")?);
     // An index lives in the schema of its table.
     let name = table.sibling(&statement.idxname);
-    Ok(Subject::create(Kind::Index, Some(name))
-        .on(table)
-        .with_columns(plain_columns(&statement.index_params))
-        .at(Place::After(Step::Indexes)))
+    let columns = plain_columns(&statement.index_params);
+    let has_expressions =
+        statement.where_clause.is_some() || columns.len() < statement.index_params.len();
+    Ok(Subject {
+        columns,
+        has_expressions,
+        ..Subject::create(Kind::Index, Some(name)).on(table).at(Place::After(Step::Indexes))
+    })
 }
 
 /// The columns of an index that aren't expressions, in order.

@@ -53,6 +53,8 @@ pub(crate) struct Subject {
     pub of: Option<String>,
     /// A `CREATE` whose object may be asked for later.
     pub creates: bool,
+    /// An index or constraint that may call functions.
+    pub has_expressions: bool,
     /// A materialized view without its rows.
     pub unfilled: bool,
 }
@@ -69,6 +71,7 @@ impl Subject {
             place: Place::AsDumped,
             of: None,
             creates: false,
+            has_expressions: false,
             unfilled: false,
         }
     }
@@ -89,11 +92,6 @@ impl Subject {
 
     fn at(mut self, place: Place) -> Self {
         self.place = place;
-        self
-    }
-
-    fn with_columns(mut self, columns: Vec<String>) -> Self {
-        self.columns = columns;
         self
     }
 
