@@ -25,13 +25,15 @@ pub(crate) struct Rules {
     options: Options,
     /// Foreign servers that stand for shards.
     shards: HashSet<String>,
+    /// Triggers, with their relations, and event triggers of migrations.
+    triggers: HashSet<(Option<Name>, String)>,
     /// Views that read the extension's tables.
     views: HashSet<Name>,
 }
 
 impl Rules {
     pub(crate) fn new(options: Options) -> Self {
-        Rules { options, shards: HashSet::new(), views: HashSet::new() }
+        Rules { options, shards: HashSet::new(), triggers: HashSet::new(), views: HashSet::new() }
     }
 
     /// Why the statement is left out; none if it isn't. `reads` are the
@@ -74,10 +76,23 @@ impl Rules {
             {
                 Some("belongs to a server that declares a shard")
             }
-            Kind::Publication | Kind::Trigger | Kind::EventTrigger | Kind::Function
-                if name.starts_with(PREFIX) =>
+            Kind::Publication if name.starts_with(PREFIX) => Some("made by a migration"),
+            // Some have names that make them fire last, so the name alone
+            // doesn't tell; those that say more of a trigger say only its name.
+            Kind::Trigger | Kind::EventTrigger => {
+                let trigger = (subject.table.clone(), name.to_owned());
+                if of == Some(EXTENSION) {
+                    self.triggers.insert(trigger.clone());
+                }
+                let ours = name.starts_with(PREFIX) || self.triggers.contains(&trigger);
+                ours.then_some("made by a migration")
+            }
+            // Its functions are members, so a dump has just their privileges.
+            // What a user calls reshard_... elsewhere is the user's.
+            Kind::Function | Kind::Procedure
+                if schema == Some("pg_catalog") && name.starts_with(PREFIX) =>
             {
-                Some("made by a migration")
+                Some("function of the extension")
             }
             Kind::Publication if !self.options.with_publications => {
                 Some("publications belong to the source; option --with-publications takes them along")
@@ -105,19 +120,5 @@ impl Rules {
             }
             _ => None,
         }
-    }
-}
-
-/// The text of a statement that is left out, without the passwords that it may
-/// hold: nobody is going to run it.
-pub(crate) fn without_secrets(kind: Kind, sql: &str) -> String {
-    let secret = match kind {
-        Kind::UserMapping | Kind::ForeignServer => " OPTIONS (",
-        Kind::Subscription => " CONNECTION ",
-        _ => return sql.to_owned(),
-    };
-    match sql.find(secret) {
-        Some(start) => format!("{}{secret}...", &sql[..start]),
-        None => sql.to_owned(),
     }
 }

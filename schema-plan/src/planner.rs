@@ -1,8 +1,8 @@
 //! From the text of a dump to a plan: one pass, one parse per statement.
 
 use crate::classify::{classify, Name, Refused, Subject};
-use crate::error::{quote, PlanError};
-use crate::leave_out::{without_secrets, Options, Rules};
+use crate::error::{quote, without_secrets, PlanError};
+use crate::leave_out::{Options, Rules};
 use crate::order::{is_movable, Order};
 use crate::session::{Session, Taken};
 use crate::split::{Piece, Splitter};
@@ -107,7 +107,7 @@ impl Planner {
                 schema_name,
                 object_name,
                 reason: reason.to_owned(),
-                sql: without_secrets(subject.kind, sql),
+                sql: without_secrets(sql),
             });
             return Ok(());
         }

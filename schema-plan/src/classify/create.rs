@@ -73,7 +73,9 @@ pub(super) fn classify(node: &NodeEnum) -> Result<Option<Subject>, Refused> {
         }
         NodeEnum::CreateTrigStmt(s) => {
             let table = relation(part(s.relation.as_ref(), "relation")?);
-            part_of_table(Kind::Trigger, &s.trigname, table)
+            let function = part(qualified(&s.funcname), "function name")?;
+            let subject = part_of_table(Kind::Trigger, &s.trigname, table);
+            subject.hanging_on(&function.schema.unwrap_or_default())
         }
         NodeEnum::CreatePolicyStmt(s) => {
             let table = relation(part(s.table.as_ref(), "relation")?);
@@ -87,7 +89,9 @@ pub(super) fn classify(node: &NodeEnum) -> Result<Option<Subject>, Refused> {
             }
         }
         NodeEnum::CreateEventTrigStmt(s) => {
-            bare(Kind::EventTrigger, &s.trigname).at(after(Step::Rest))
+            let function = part(qualified(&s.funcname), "function name")?;
+            let subject = bare(Kind::EventTrigger, &s.trigname).at(after(Step::Rest));
+            subject.hanging_on(&function.schema.unwrap_or_default())
         }
         NodeEnum::CreatePublicationStmt(s) => {
             bare(Kind::Publication, &s.pubname).at(after(Step::Rest))

@@ -49,7 +49,8 @@ pub(crate) struct Subject {
     pub referenced: Option<(Name, Vec<String>)>,
     pub place: Place,
     /// What it is made of or hangs on, where a reason to leave it out may lie:
-    /// the wrapper of a server, the server of a user mapping or foreign table.
+    /// the wrapper of a server, the server of a user mapping or foreign table,
+    /// the schema of a trigger's function.
     pub of: Option<String>,
     /// A `CREATE` whose object may be asked for later.
     pub creates: bool,
