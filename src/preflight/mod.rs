@@ -1,6 +1,27 @@
-//! Checks before a run.
+//! What would stop or spoil a run, found before anything is touched.
+//!
+//! Responsible for the facts (read from every server of both clusters, in
+//! read-only sessions) and for judging them. It changes nothing anywhere, and
+//! makes no object, not even a helper. Checks are functions from facts to
+//! findings, with stable names; all but the gathering is pure.
+mod activity;
+mod capacity;
+mod database;
+mod destination;
+mod facts;
+mod finding;
+mod gather;
+mod publication;
+mod reach;
+mod server;
+mod table;
+
+pub use finding::{first_error, Finding, Severity};
+
 use crate::cluster::Cluster;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::pg::runtime;
+use crate::preflight::facts::Facts;
 use crate::state::options::Options;
 
 /// What is about to be started.
@@ -16,55 +37,73 @@ pub enum Verb {
     Replicate,
 }
 
-/// How much a finding matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Severity {
-    /// The run is refused.
-    Error,
-    /// The run may be spoiled.
-    Warning,
-    /// Good to know.
-    Info,
-}
-
-impl Severity {
-    /// As it is shown.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Error => "error",
-            Self::Warning => "warning",
-            Self::Info => "info",
-        }
+impl Verb {
+    /// Whether changes will flow, so that slots, workers and the like are needed.
+    fn has_flows(self) -> bool {
+        self != Self::SchemaSync
     }
 }
 
-/// What a check found.
-#[derive(Debug, Clone)]
-pub struct Finding {
-    /// Name of the check.
-    pub check_name: &'static str,
-    /// What it is about.
-    pub object: Option<String>,
-    /// How much it matters.
-    pub severity: Severity,
-    /// The facts.
-    pub detail: String,
-    /// What to do.
-    pub hint: Option<String>,
-}
+/// A check: what it finds in the facts.
+type Check = fn(&Facts<'_>) -> Vec<Finding>;
 
-/// Runs all checks.
+/// All checks, in the order in which a DBA would mend what they find.
+const CHECKS: &[Check] = &[
+    server::library_preloaded,
+    server::connection,
+    server::privilege,
+    server::server_version,
+    server::standby,
+    server::wal_level,
+    database::local_source,
+    database::distinct_databases,
+    publication::publication_exists,
+    publication::publication_empty,
+    publication::sharding_key_missing,
+    publication::sharding_key_table,
+    publication::sharding_key_column,
+    publication::sharding_key_published,
+    publication::sharding_key_type,
+    destination::destination_extension,
+    destination::destination_empty,
+    destination::destination_tables,
+    capacity::replication_slots,
+    capacity::wal_senders,
+    capacity::worker_processes,
+    capacity::apply_workers,
+    capacity::replication_origins,
+    capacity::connections,
+    reach::reachable_from_shards,
+    database::encoding,
+    database::locale,
+    database::roles,
+    database::extensions,
+    table::foreign_keys,
+    table::unique_constraints,
+    table::firing_triggers,
+    table::replica_identity,
+    table::unlogged_tables,
+    table::large_objects,
+    activity::long_transactions,
+    activity::prepared_transactions,
+];
+
+/// Runs all checks. To be called in a SQL function: it drives its own sessions
+/// to the other servers.
+///
+/// # Errors
+/// The state tables can't be read. A server that can't be reached is a finding.
 pub fn check(
-    _verb: Verb,
-    _source: &Cluster,
-    _destination: &Cluster,
-    _publication: &str,
-    _options: &Options,
+    verb: Verb,
+    source: &Cluster,
+    destination: &Cluster,
+    publication: &str,
+    options: &Options,
 ) -> Result<Vec<Finding>> {
-    Ok(Vec::new())
-}
-
-/// The error that refuses a run.
-pub fn first_error(_findings: &[Finding]) -> Option<Error> {
-    None
+    let mut facts = Facts::local(verb, source, destination, publication, options)?;
+    runtime::run(async {
+        gather::all(&mut facts).await;
+        Ok(())
+    })?;
+    Ok(CHECKS.iter().flat_map(|check| check(&facts)).collect())
 }
