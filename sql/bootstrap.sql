@@ -102,6 +102,15 @@ CREATE INDEX event_task ON reshard.event (task_id, id);
 
 -- Schema sync ---------------------------------------------------------------
 
+CREATE TABLE reshard.schema_plan (
+    task_id bigint PRIMARY KEY REFERENCES reshard.task (id) ON DELETE CASCADE,
+    server_version text,
+    session text[] NOT NULL,
+    planned_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+COMMENT ON TABLE reshard.schema_plan IS
+    'tasks that have their schema statements, and what each session runs before the first of them';
+
 CREATE TABLE reshard.schema_statement (
     task_id bigint NOT NULL REFERENCES reshard.task (id) ON DELETE CASCADE,
     shard int NOT NULL,
@@ -115,6 +124,7 @@ CREATE TABLE reshard.schema_statement (
     table_name text,
     sql text NOT NULL,
     settings text[] NOT NULL DEFAULT '{}',
+    digest text NOT NULL,
     status text NOT NULL DEFAULT 'pending'
         CHECK (status IN ('pending', 'running', 'succeeded', 'failed', 'skipped')),
     percent numeric(5, 2),
@@ -125,6 +135,10 @@ CREATE TABLE reshard.schema_statement (
 );
 COMMENT ON TABLE reshard.schema_statement IS
     'one row per schema statement and destination shard; the view reshard.schema_sync shows it';
+COMMENT ON COLUMN reshard.schema_statement.digest IS
+    'tells statements of different text or settings apart; the same in every task';
+CREATE INDEX schema_statement_table
+    ON reshard.schema_statement (task_id, shard, table_schema, table_name);
 
 -- Copy ----------------------------------------------------------------------
 
@@ -149,11 +163,13 @@ CREATE TABLE reshard.copy_table (
     schema_name name NOT NULL,
     table_name name NOT NULL,
     columns name[] NOT NULL,
+    column_list boolean NOT NULL DEFAULT false,
     key_column name,
     row_filter text,
     format text NOT NULL DEFAULT 'binary' CHECK (format IN ('binary', 'text')),
     relfilenode oid,
     identity text NOT NULL DEFAULT 'd',
+    identity_index name,
     blocks bigint NOT NULL DEFAULT 0,
     bytes_total bigint NOT NULL DEFAULT 0,
     status text NOT NULL DEFAULT 'pending'
@@ -168,6 +184,7 @@ COMMENT ON TABLE reshard.copy_table IS
 COMMENT ON COLUMN reshard.copy_table.key_column IS 'sharding key; null for an omni table, which every shard gets whole';
 COMMENT ON COLUMN reshard.copy_table.row_filter IS 'row filter of the user''s publication, as an expression over the table''s columns';
 COMMENT ON COLUMN reshard.copy_table.identity IS 'pg_class.relreplident as it was before the migration';
+COMMENT ON COLUMN reshard.copy_table.identity_index IS 'the index that was the replica identity, where identity is i';
 COMMENT ON COLUMN reshard.copy_table.status IS
     'copied: all parts committed on all shards; ready: keys and indexes built too; rewritten: truncated or rewritten while it was copied, waits for the next wave';
 

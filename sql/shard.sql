@@ -19,12 +19,17 @@ COMMENT ON TABLE reshard.copied_part IS
 
 CREATE TABLE IF NOT EXISTS reshard.applied_statement (
     token text NOT NULL,
+    digest text NOT NULL,
     task_id bigint NOT NULL,
     ordinal int NOT NULL,
-    PRIMARY KEY (token, task_id, ordinal)
+    objects oid[] NOT NULL,
+    applied_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (token, digest)
 );
 COMMENT ON TABLE reshard.applied_statement IS
     'schema statements that took effect here: written in the transaction of the statement';
+COMMENT ON COLUMN reshard.applied_statement.objects IS
+    'schema, table and object of the statement: it counts as applied as long as they are the same';
 
 CREATE TABLE IF NOT EXISTS reshard.marker (
     id text PRIMARY KEY,

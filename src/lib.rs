@@ -1,12 +1,17 @@
 //! reshard: online resharding for PostgreSQL, from inside the source database.
 //!
 //! This file only declares the modules and the library's entry.
+mod api;
 mod cluster;
 mod copy;
+mod cutover;
 mod error;
 mod gucs;
 mod pg;
+mod preflight;
 mod remote;
+mod replication;
+mod schema;
 mod state;
 mod worker;
 
@@ -15,14 +20,19 @@ use pgrx::prelude::*;
 ::pgrx::pg_module_magic!(name, version);
 
 extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
+extension_sql_file!("../sql/fence.sql", name = "fence", requires = ["bootstrap"]);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["fence"]);
 
-/// Called when the library is loaded.
+/// The library's entry: settings always, workers and shared memory only where
+/// the library is preloaded.
 #[pg_guard]
 #[allow(unsafe_code)]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn _PG_init() {
     gucs::register();
-    if pg::shared_libraries_loading() {
+    if pg::shmem::preloading() {
+        pg::shmem::init();
         pg::progress::init();
+        worker::launcher::register();
     }
 }

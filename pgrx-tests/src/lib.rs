@@ -5,6 +5,7 @@
 //! the SQL functions and views, and plain connections to the servers.
 
 pub mod cluster;
+pub mod demo;
 pub mod error;
 pub mod load;
 pub mod migration;

@@ -53,7 +53,7 @@ where
 /// Prints the state of a rig for whoever has to find out what went wrong.
 pub async fn describe(rig: &Rig) {
     for query in [
-        "SELECT * FROM reshard.tasks ORDER BY id",
+        "SELECT id, parent_id, type, status, phase, started_at, updated_at, finished_at, error, hint FROM reshard.tasks ORDER BY id",
         "SELECT * FROM reshard.traffic",
         "SELECT * FROM reshard.replication_slots",
         "SELECT * FROM reshard.table_copies",

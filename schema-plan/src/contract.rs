@@ -55,7 +55,18 @@ pub struct Statement {
     /// constraints and indexes; the referencing columns of foreign keys.
     /// Expressions aren't among them.
     pub columns: Vec<String>,
-    /// To run before the statement, and to undo after it ([`crate::reset_of`]).
+    /// Foreign keys only: schema of the relation in `referenced_table`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub referenced_schema: Option<String>,
+    /// Foreign keys only: the relation that they point to. Adding one locks
+    /// both relations, so those of the same pair had better not run at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub referenced_table: Option<String>,
+    /// Foreign keys only: the columns that they point to.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub referenced_columns: Vec<String>,
+    /// To run before the statement, and to undo after it ([`crate::reset_of`],
+    /// then what `session` says of the same setting).
     /// Most statements have none.
     pub settings: Vec<String>,
     /// Text of the dump, without the semicolon at the end.

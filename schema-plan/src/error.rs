@@ -55,27 +55,56 @@ pub enum PlanError {
         /// The statement.
         quote: String,
     },
-    /// A table comes after keys or indexes.
-    #[error("the {kind} at line {line} comes after keys or indexes, which isn't the order of pg_dump: {quote}")]
-    OutOfOrder {
-        /// Line of the dump, from 1.
-        line: usize,
-        /// Kind of the statement.
-        kind: crate::Kind,
-        /// The statement.
-        quote: String,
-    },
+    /// The planner's thread couldn't be started, or died.
+    #[error("cannot run the planner: {0}")]
+    Stack(String),
 }
 
-/// The beginning of a statement, short enough for a message.
+/// The beginning of a statement, short enough for a message, and without the
+/// part that may hold a password.
 pub(crate) fn quote(sql: &str) -> String {
-    let sql = sql.trim();
+    let sql = without_secrets(sql.trim());
     if sql.len() <= QUOTE_LIMIT {
-        return sql.to_owned();
+        return sql;
     }
     let mut end = QUOTE_LIMIT;
     while !sql.is_char_boundary(end) {
         end -= 1;
     }
     format!("{}...", &sql[..end])
+}
+
+/// The text of a statement that isn't going to be run, without the passwords
+/// that it may hold.
+pub(crate) fn without_secrets(sql: &str) -> String {
+    let mut words = sql.split_ascii_whitespace().skip(1);
+    let secret = match (words.next(), words.next()) {
+        (Some("USER"), Some("MAPPING")) | (Some("SERVER"), _) => " OPTIONS (",
+        (Some("SUBSCRIPTION"), _) => " CONNECTION ",
+        _ => return sql.to_owned(),
+    };
+    match sql.find(secret) {
+        Some(start) => format!("{}{secret}...", &sql[..start]),
+        None => sql.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quotes_are_short_and_hold_no_password() {
+        let long = format!("SELECT '{}'", "\u{e9}".repeat(QUOTE_LIMIT));
+        assert!(quote(&long).len() <= QUOTE_LIMIT + 3);
+        assert!(quote(&long).ends_with("..."));
+        assert_eq!(
+            quote("CREATE USER MAPPING FOR a SERVER s OPTIONS (\n    password 'x'\n)"),
+            "CREATE USER MAPPING FOR a SERVER s OPTIONS (..."
+        );
+        assert_eq!(
+            quote("CREATE SUBSCRIPTION s CONNECTION 'password=x' PUBLICATION p"),
+            "CREATE SUBSCRIPTION s CONNECTION ..."
+        );
+    }
 }

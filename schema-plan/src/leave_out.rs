@@ -1,6 +1,6 @@
 //! What of a dump doesn't come along, and why.
 
-use crate::classify::Subject;
+use crate::classify::{Name, Subject};
 use crate::Kind;
 use std::collections::HashSet;
 
@@ -25,16 +25,23 @@ pub(crate) struct Rules {
     options: Options,
     /// Foreign servers that stand for shards.
     shards: HashSet<String>,
+    /// Triggers, with their relations, and event triggers of migrations.
+    triggers: HashSet<(Option<Name>, String)>,
+    /// Views that read the extension's tables.
+    views: HashSet<Name>,
 }
 
 impl Rules {
     pub(crate) fn new(options: Options) -> Self {
-        Rules { options, shards: HashSet::new() }
+        Rules { options, shards: HashSet::new(), triggers: HashSet::new(), views: HashSet::new() }
     }
 
-    /// Why the statement is left out; none if it isn't.
-    pub(crate) fn reason(&mut self, subject: &Subject) -> Option<&'static str> {
-        self.by_object(subject).or_else(|| self.by_option(subject.kind))
+    /// Why the statement is left out; none if it isn't. `reads` are the
+    /// relations that a view reads.
+    pub(crate) fn reason(&mut self, subject: &Subject, reads: &[Name]) -> Option<&'static str> {
+        self.by_object(subject)
+            .or_else(|| self.by_relation(subject, reads))
+            .or_else(|| self.by_option(subject.kind))
     }
 
     fn by_object(&mut self, subject: &Subject) -> Option<&'static str> {
@@ -56,6 +63,9 @@ impl Rules {
             Kind::Extension if name == EXTENSION => Some("shards don't need the extension"),
             Kind::Schema if name == EXTENSION => Some("schema of the extension"),
             _ if in_ours => Some("in the schema of the extension"),
+            _ if subject.kind == Kind::ExtensionDependence && of == Some(EXTENSION) => {
+                Some("shards don't need the extension")
+            }
             Kind::ForeignDataWrapper if name == EXTENSION => {
                 Some("foreign data wrapper of the extension")
             }
@@ -69,16 +79,40 @@ impl Rules {
             {
                 Some("belongs to a server that declares a shard")
             }
-            Kind::Publication | Kind::Trigger | Kind::EventTrigger | Kind::Function
-                if name.starts_with(PREFIX) =>
+            Kind::Publication if name.starts_with(PREFIX) => Some("made by a migration"),
+            // Some have names that make them fire last, so the name alone
+            // doesn't tell; those that say more of a trigger say only its name.
+            Kind::Trigger | Kind::EventTrigger => {
+                let trigger = (subject.table.clone(), name.to_owned());
+                if of == Some(EXTENSION) {
+                    self.triggers.insert(trigger.clone());
+                }
+                let ours = name.starts_with(PREFIX) || self.triggers.contains(&trigger);
+                ours.then_some("made by a migration")
+            }
+            // Its functions are members, so a dump has just their privileges.
+            // What a user calls reshard_... elsewhere is the user's.
+            Kind::Function | Kind::Procedure
+                if schema == Some("pg_catalog") && name.starts_with(PREFIX) =>
             {
-                Some("made by a migration")
+                Some("function of the extension")
             }
             Kind::Publication if !self.options.with_publications => {
                 Some("publications belong to the source; option --with-publications takes them along")
             }
             _ => None,
         }
+    }
+
+    fn by_relation(&mut self, subject: &Subject, reads: &[Name]) -> Option<&'static str> {
+        let table = subject.table.as_ref()?;
+        let is_ours =
+            |name: &Name| name.schema.as_deref() == Some(EXTENSION) || self.views.contains(name);
+        if !is_ours(table) && !reads.iter().any(is_ours) {
+            return None;
+        }
+        self.views.insert(table.clone());
+        Some("reads what the extension has on the source only")
     }
 
     fn by_option(&self, kind: Kind) -> Option<&'static str> {

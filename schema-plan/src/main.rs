@@ -3,7 +3,6 @@
 use reshard_schema::{plan, to_script, Options, Plan};
 use std::io::{self, BufWriter, Read, Write};
 use std::process::ExitCode;
-use std::thread;
 
 const USAGE: &str = "\
 reshard-schema sorts the statements of a schema dump into the phases of a
@@ -26,10 +25,6 @@ there is a statement that it doesn't know. Exit status: 0 if planned, 1 if the
 dump can't be planned, 2 if the options are wrong.
 ";
 
-/// Views with thousands of nested expressions need a deep stack to parse;
-/// untouched pages of it cost nothing.
-const STACK_BYTES: usize = 512 * 1024 * 1024;
-
 enum Format {
     Json,
     Text,
@@ -50,7 +45,7 @@ fn main() -> ExitCode {
     };
     let outcome = match command {
         Command::Show(text) => io::stdout().write_all(text.as_bytes()).map_err(|e| e.to_string()),
-        Command::Plan(format, options) => run_deep(format, options),
+        Command::Plan(format, options) => run(format, options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -95,15 +90,6 @@ fn command_of(mut args: impl Iterator<Item = String>) -> Result<Command, String>
         }
     }
     Ok(Command::Plan(format, options))
-}
-
-fn run_deep(format: Format, options: Options) -> Result<(), String> {
-    thread::Builder::new()
-        .stack_size(STACK_BYTES)
-        .spawn(move || run(format, options))
-        .map_err(|error| error.to_string())?
-        .join()
-        .map_err(|_| "internal error".to_owned())?
 }
 
 fn run(format: Format, options: Options) -> Result<(), String> {

@@ -1,13 +1,18 @@
 //! From the text of a dump to a plan: one pass, one parse per statement.
 
 use crate::classify::{classify, Name, Refused, Subject};
-use crate::error::{quote, PlanError};
+use crate::error::{quote, without_secrets, PlanError};
 use crate::leave_out::{Options, Rules};
-use crate::order::{Order, OutOfOrder};
+use crate::order::{is_movable, Order};
 use crate::session::{Session, Taken};
 use crate::split::{Piece, Splitter};
 use crate::{Kind, LeftOut, Plan, Statement, Step, CONTRACT_VERSION};
 use pg_query::{NodeEnum, ParserOptions};
+use std::thread;
+
+/// Parse trees of views with thousands of nested expressions need a deep
+/// stack; pages of it that aren't touched cost nothing.
+const STACK_BYTES: usize = 256 * 1024 * 1024;
 
 /// Plans the text of `pg_dump --schema-only` in plain format.
 ///
@@ -18,6 +23,17 @@ use pg_query::{NodeEnum, ParserOptions};
 /// Whatever isn't understood is an error that quotes it: text that doesn't
 /// parse, statements that pg_dump isn't known to write, and data.
 pub fn plan(dump: &str, options: Options) -> Result<Plan, PlanError> {
+    thread::scope(|scope| {
+        let planner = thread::Builder::new()
+            .name("planner".to_owned())
+            .stack_size(STACK_BYTES)
+            .spawn_scoped(scope, || plan_here(dump, options))
+            .map_err(|error| PlanError::Stack(error.to_string()))?;
+        planner.join().map_err(|_| PlanError::Stack("the planner panicked".to_owned()))?
+    })
+}
+
+fn plan_here(dump: &str, options: Options) -> Result<Plan, PlanError> {
     let mut planner = Planner {
         server_version: None,
         session: Session::default(),
@@ -33,9 +49,9 @@ pub fn plan(dump: &str, options: Options) -> Result<Plan, PlanError> {
             Piece::Comment(text) => planner.comment(text),
             Piece::Command { line, text } => planner.command(line, text)?,
             Piece::Statement { line, sql } => {
-                let node = parse(line, sql, splitter.backslashes)?;
-                match planner.session.take(&node, sql) {
-                    Taken::No => planner.statement(line, sql, &node)?,
+                let parsed = parse(line, sql, splitter.backslashes)?;
+                match planner.session.take(&parsed.node, sql) {
+                    Taken::No => planner.statement(line, sql, &parsed)?,
                     Taken::Yes => {}
                     Taken::Backslashes(known) => splitter.backslashes = known,
                 }
@@ -50,7 +66,8 @@ struct Planner {
     session: Session,
     rules: Rules,
     order: Order,
-    statements: Vec<Statement>,
+    /// With whether each may be moved before the data.
+    statements: Vec<(Statement, bool)>,
     unfilled: Vec<Name>,
     left_out: Vec<LeftOut>,
 }
@@ -78,26 +95,27 @@ impl Planner {
         Ok(())
     }
 
-    fn statement(&mut self, line: usize, sql: &str, node: &NodeEnum) -> Result<(), PlanError> {
-        let mut subject = classify(node).map_err(|refused| match refused {
+    fn statement(&mut self, line: usize, sql: &str, parsed: &Parsed) -> Result<(), PlanError> {
+        let mut subject = classify(&parsed.node).map_err(|refused| match refused {
             Refused::Unknown(what) => PlanError::Unknown { line, what, quote: quote(sql) },
             Refused::Data => PlanError::HoldsData { line, quote: quote(sql) },
         })?;
-        if let Some(reason) = self.rules.reason(&subject) {
+        if let Some(reason) = self.rules.reason(&subject, &parsed.reads) {
             let (schema_name, object_name) = split_name(subject.name);
             self.left_out.push(LeftOut {
                 kind: subject.kind,
                 schema_name,
                 object_name,
                 reason: reason.to_owned(),
-                sql: sql.to_owned(),
+                sql: without_secrets(sql),
             });
             return Ok(());
         }
         self.session.start();
-        let step = self.order.place(&mut subject, sql).map_err(|OutOfOrder| {
-            PlanError::OutOfOrder { line, kind: subject.kind, quote: quote(sql) }
-        })?;
+        if self.order.is_out_of_order(&subject) {
+            self.move_before_data();
+        }
+        let step = self.order.place(&mut subject, sql);
         if subject.unfilled {
             self.unfilled.extend(subject.name.clone());
         }
@@ -106,10 +124,23 @@ impl Planner {
         Ok(())
     }
 
+    fn move_before_data(&mut self) {
+        for (statement, movable) in &mut self.statements {
+            if *movable {
+                statement.step = Step::Pre;
+                statement.phase = Step::Pre.phase();
+            }
+        }
+        self.order.restart();
+    }
+
     fn push(&mut self, subject: Subject, step: Step, settings: Vec<String>, sql: String) {
+        let movable = is_movable(&subject);
         let (schema_name, object_name) = split_name(subject.name);
         let (table_schema, table_name) = split_name(subject.table);
-        self.statements.push(Statement {
+        let (referenced, referenced_columns) = subject.referenced.unzip();
+        let (referenced_schema, referenced_table) = split_name(referenced);
+        let statement = Statement {
             ordinal: 0,
             phase: step.phase(),
             step,
@@ -119,9 +150,13 @@ impl Planner {
             table_schema,
             table_name,
             columns: subject.columns,
+            referenced_schema,
+            referenced_table,
+            referenced_columns: referenced_columns.unwrap_or_default(),
             settings,
             sql,
-        });
+        };
+        self.statements.push((statement, movable));
     }
 
     fn finish(mut self) -> Plan {
@@ -132,21 +167,28 @@ impl Planner {
             let subject = Subject::of_relation(Kind::Refresh, Kind::MaterializedView, view);
             self.push(subject, Step::Rest, Vec::new(), sql);
         }
-        self.statements.sort_by_key(|statement| statement.step);
-        for (index, statement) in self.statements.iter_mut().enumerate() {
-            statement.ordinal = index + 1;
-        }
+        self.statements.sort_by_key(|(statement, _)| statement.step);
+        let numbered = (1..).zip(self.statements);
+        let statements =
+            numbered.map(|(ordinal, (statement, _))| Statement { ordinal, ..statement }).collect();
         Plan {
             version: CONTRACT_VERSION,
             server_version: self.server_version,
             session: self.session.into_preamble(),
-            statements: self.statements,
+            statements,
             left_out: self.left_out,
         }
     }
 }
 
-fn parse(line: usize, sql: &str, backslashes: bool) -> Result<NodeEnum, PlanError> {
+/// A statement's parse tree.
+struct Parsed {
+    node: NodeEnum,
+    /// The relations that a view reads.
+    reads: Vec<Name>,
+}
+
+fn parse(line: usize, sql: &str, backslashes: bool) -> Result<Parsed, PlanError> {
     let failed = |message: String| PlanError::Parse { line, message, quote: quote(sql) };
     let options = match backslashes {
         true => ParserOptions::DISABLE_STANDARD_CONFORMING_STRINGS,
@@ -155,9 +197,23 @@ fn parse(line: usize, sql: &str, backslashes: bool) -> Result<NodeEnum, PlanErro
     let parsed = pg_query::parse(sql, options).map_err(|error| failed(error.to_string()))?;
     let mut statements = parsed.protobuf.stmts.into_iter();
     let node = statements.next().and_then(|raw| raw.stmt?.node);
-    match (node, statements.next()) {
-        (Some(node), None) => Ok(node),
-        _ => Err(failed("not one statement".to_owned())),
+    let (Some(node), None) = (node, statements.next()) else {
+        return Err(failed("not one statement".to_owned()));
+    };
+    let reads = match &node {
+        NodeEnum::ViewStmt(_) | NodeEnum::CreateTableAsStmt(_) => {
+            parsed.tables.iter().map(|(name, _)| dotted(name)).collect()
+        }
+        _ => Vec::new(),
+    };
+    Ok(Parsed { node, reads })
+}
+
+/// pg_query gives the names of relations as `schema.name`, unquoted.
+fn dotted(name: &str) -> Name {
+    match name.split_once('.') {
+        Some((schema, name)) => Name { schema: Some(schema.to_owned()), name: name.to_owned() },
+        None => Name::bare(name),
     }
 }
 

@@ -69,13 +69,17 @@ impl Session {
 
     fn put(&mut self, name: &str, sql: &str) {
         self.overrides.retain(|(other, _)| other != name);
-        if is_storage(name) {
-            if !is_default_storage(sql) {
-                self.overrides.push((name.to_owned(), sql.to_owned()));
+        if is_storage(name) && !is_default_storage(sql) {
+            self.overrides.push((name.to_owned(), sql.to_owned()));
+        } else if is_storage(name) {
+            // Said wherever a relation needs it; part of the preamble, since
+            // the shard's database or role may have other defaults.
+            if !self.preamble.iter().any(|line| line == sql) {
+                self.preamble.push(sql.to_owned());
             }
         } else if self.preamble.iter().any(|line| line == sql) {
             // Said again, as after \connect.
-        } else if self.started {
+        } else if self.started || is_role(name) {
             self.overrides.push((name.to_owned(), sql.to_owned()));
         } else {
             self.preamble.push(sql.to_owned());
@@ -100,10 +104,16 @@ fn is_storage(name: &str) -> bool {
     name == "default_tablespace" || name == "default_table_access_method"
 }
 
+/// Who executes a statement never holds for a whole session: a plan's runner
+/// goes back to being itself.
+fn is_role(name: &str) -> bool {
+    name == "session_authorization" || name == "role"
+}
+
 /// What a fresh session has, so that nothing needs to be set.
 fn is_default_storage(sql: &str) -> bool {
     let value = sql.split('=').nth(1).map(str::trim);
-    matches!(value, Some("''" | "\"\"" | "heap"))
+    matches!(value, Some("''" | "\"\"" | "heap" | "\"heap\""))
 }
 
 fn has_storage(kind: Kind) -> bool {

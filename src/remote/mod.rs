@@ -2,8 +2,10 @@
 //! connection strings, errors that name the shard and never the secret, retries.
 pub mod connection;
 pub mod conninfo;
+pub mod links;
 pub mod quote;
 pub mod replication;
 
 pub use connection::{connect, Connection, Endpoint, Purpose};
 pub use conninfo::Conninfo;
+pub use links::Links;

@@ -1,9 +1,9 @@
 //! Cutovers and their steps.
 use serde::Deserialize;
 
+use crate::cluster::Direction;
 use crate::error::{Error, Result};
 use crate::pg::db::{self, Arg};
-use crate::state::flow::Direction;
 
 /// A row of `reshard.cutover`.
 #[derive(Debug, Clone, Deserialize)]
@@ -18,6 +18,8 @@ pub struct Cutover {
     pub from_cluster: String,
     /// The cluster that is to be active.
     pub to_cluster: String,
+    /// Nothing was to be switched.
+    pub dry_run: bool,
     /// `running`, `succeeded` or `aborted`.
     pub status: String,
     /// What it was aborted for.

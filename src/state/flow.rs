@@ -1,37 +1,9 @@
 //! Flows: one row per replication slot, in both directions.
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-use crate::cluster::ShardNo;
+use crate::cluster::{Direction, ShardNo, Side};
 use crate::error::Result;
 use crate::pg::db::{self, Arg};
-
-/// Which way changes go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Direction {
-    /// From the source cluster to the destination cluster.
-    Forward,
-    /// From the destination cluster back to the source cluster.
-    Reverse,
-}
-
-impl Direction {
-    /// As it stands in the table.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Forward => "forward",
-            Self::Reverse => "reverse",
-        }
-    }
-
-    /// The other one.
-    pub fn opposite(self) -> Self {
-        match self {
-            Self::Forward => Self::Reverse,
-            Self::Reverse => Self::Forward,
-        }
-    }
-}
 
 /// A row of `reshard.flow`. Shard numbers are those of the two clusters,
 /// whichever way the changes go.
@@ -89,6 +61,14 @@ impl Flow {
             subscription_name: pair,
             live: false,
         }
+    }
+
+    /// The shard's number on one of the two sides.
+    pub fn shard_on(&self, side: Side) -> ShardNo {
+        ShardNo(match side {
+            Side::Source => self.source_shard,
+            Side::Destination => self.destination_shard,
+        })
     }
 
     /// Key of the flow's row in `reshard.marker`, on both of its ends.

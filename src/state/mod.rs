@@ -7,8 +7,11 @@ pub mod flow;
 pub mod intent;
 pub mod options;
 pub mod schema;
+pub mod table;
 pub mod task;
 pub mod traffic;
+pub mod wait;
+pub mod wave;
 
 use crate::error::{Error, Result};
 use crate::pg::db;

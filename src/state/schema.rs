@@ -32,32 +32,70 @@ pub struct Statement {
     pub settings: Vec<String>,
     /// Its text.
     pub sql: String,
+    /// Tells statements of different text or settings apart, in every task.
+    pub digest: String,
     /// `pending`, `running`, `succeeded`, `failed`, `skipped`.
     pub status: String,
 }
 
-/// Writes a plan, for every shard. `plan` is an array of the planner's statements.
-pub fn insert_plan(task: i64, shards: u32, plan: &serde_json::Value) -> Result<()> {
+/// What a plan holds apart from its statements.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Preamble {
+    /// Version of the server that was dumped.
+    pub server_version: Option<String>,
+    /// Statements that each session runs before the first of the plan's.
+    pub session: Vec<String>,
+}
+
+/// Writes a plan, for every shard. `statements` is the planner's array.
+///
+/// The digest numbers equal statements, so that each of them takes effect.
+pub fn insert_plan(
+    task: i64,
+    shards: u32,
+    preamble: &Preamble,
+    statements: &serde_json::Value,
+) -> Result<()> {
+    db::execute(
+        "INSERT INTO reshard.schema_plan (task_id, server_version, session) VALUES ($1, $2, $3)",
+        &[
+            Arg::I64(task),
+            Arg::OptText(preamble.server_version.as_deref()),
+            Arg::Texts(preamble.session.clone()),
+        ],
+    )?;
     db::execute(
         "INSERT INTO reshard.schema_statement (task_id, shard, ordinal, phase, step, kind, \
-                schema_name, object_name, table_schema, table_name, sql, settings) \
+                schema_name, object_name, table_schema, table_name, sql, settings, digest) \
          SELECT $1, shard, s.ordinal, s.phase, s.step, s.kind, s.schema_name, s.object_name, \
-                s.table_schema, s.table_name, s.sql, coalesce(s.settings, '{}') \
-           FROM pg_catalog.jsonb_to_recordset($3) AS s (ordinal int, phase text, step text, \
-                kind text, schema_name text, object_name text, table_schema text, \
-                table_name text, sql text, settings text[]), \
+                s.table_schema, s.table_name, s.sql, s.settings, \
+                pg_catalog.md5(pg_catalog.jsonb_build_array(s.nth, s.settings, s.sql)::text) \
+           FROM (SELECT r.*, coalesce(r.setting_list, '{}') AS settings, \
+                        pg_catalog.row_number() OVER (PARTITION BY r.sql, r.setting_list \
+                                                      ORDER BY r.ordinal) AS nth \
+                   FROM (SELECT e.ordinal, e.phase, e.step, e.kind, e.schema_name, e.object_name, \
+                                e.table_schema, e.table_name, e.sql, e.settings AS setting_list \
+                           FROM pg_catalog.jsonb_to_recordset($3) AS e (ordinal int, phase text, \
+                                step text, kind text, schema_name text, object_name text, \
+                                table_schema text, table_name text, sql text, settings text[]) \
+                        ) AS r) AS s, \
                 pg_catalog.generate_series(0, $2 - 1) AS shard",
-        &[Arg::I64(task), Arg::I32(shards as i32), Arg::Json(plan.clone())],
+        &[Arg::I64(task), Arg::I32(shards as i32), Arg::Json(statements.clone())],
     )
     .map(|_| ())
 }
 
-/// Whether a task has its plan.
-pub fn has_plan(task: i64) -> Result<bool> {
-    db::truth(
-        "SELECT true FROM reshard.schema_statement WHERE task_id = $1 LIMIT 1",
+/// What a task's plan holds apart from its statements; none without a plan.
+pub fn preamble(task: i64) -> Result<Option<Preamble>> {
+    db::row(
+        "SELECT pg_catalog.to_jsonb(p) FROM reshard.schema_plan AS p WHERE p.task_id = $1",
         &[Arg::I64(task)],
     )
+}
+
+/// Whether a task has its plan.
+pub fn has_plan(task: i64) -> Result<bool> {
+    Ok(preamble(task)?.is_some())
 }
 
 /// Statements of a phase on one shard that have not taken effect, in order.
@@ -68,6 +106,64 @@ pub fn open(task: i64, shard: ShardNo, phase: &str) -> Result<Vec<Statement>> {
             AND s.status NOT IN ('succeeded', 'skipped') ORDER BY s.ordinal",
         &[Arg::I64(task), Arg::I32(shard.as_i32()), Arg::Text(phase)],
     )
+}
+
+/// As [`open`], those of one table.
+pub fn open_of_table(
+    task: i64,
+    shard: ShardNo,
+    phase: &str,
+    (schema, table): (&str, &str),
+) -> Result<Vec<Statement>> {
+    db::rows(
+        "SELECT pg_catalog.to_jsonb(s) FROM reshard.schema_statement AS s \
+          WHERE s.task_id = $1 AND s.shard = $2 AND s.phase = $3 \
+            AND s.table_schema = $4 AND s.table_name = $5 \
+            AND s.status NOT IN ('succeeded', 'skipped') ORDER BY s.ordinal",
+        &[
+            Arg::I64(task),
+            Arg::I32(shard.as_i32()),
+            Arg::Text(phase),
+            Arg::Text(schema),
+            Arg::Text(table),
+        ],
+    )
+}
+
+/// A statement that a shard has noted as applied.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    /// Its digest.
+    pub digest: String,
+    /// Whether an earlier task ran it, and not this one.
+    pub earlier: bool,
+}
+
+/// Marks what a shard has noted as applied: `succeeded` where this task ran it,
+/// `skipped` where an earlier one did. What else was running is open again.
+pub fn reconcile(task: i64, shard: ShardNo, phase: &str, applied: &[Applied]) -> Result<()> {
+    let digests = |earlier| {
+        let of = applied.iter().filter(|a| a.earlier == earlier);
+        Arg::Texts(of.map(|a| a.digest.clone()).collect())
+    };
+    db::execute(
+        "UPDATE reshard.schema_statement SET error = NULL, \
+                status = CASE WHEN digest = ANY ($4) THEN 'succeeded' \
+                              WHEN digest = ANY ($5) THEN 'skipped' ELSE 'pending' END, \
+                finished_at = CASE WHEN digest = ANY ($4) OR digest = ANY ($5) \
+                                   THEN clock_timestamp() END \
+          WHERE task_id = $1 AND shard = $2 AND phase = $3 \
+            AND (status = 'running' OR status IN ('pending', 'failed') \
+                                       AND (digest = ANY ($4) OR digest = ANY ($5)))",
+        &[
+            Arg::I64(task),
+            Arg::I32(shard.as_i32()),
+            Arg::Text(phase),
+            digests(false),
+            digests(true),
+        ],
+    )
+    .map(|_| ())
 }
 
 /// Marks statements as begun.
@@ -126,4 +222,14 @@ fn set(task: i64, shard: ShardNo, ordinals: &[i32], change: &str) -> Result<()> 
         &[Arg::I64(task), Arg::I32(shard.as_i32()), Arg::Texts(list)],
     )
     .map(|_| ())
+}
+
+/// Statements of phase `pre` that a task itself ran on a shard, in order.
+pub fn made(task: i64, shard: u32) -> Result<Vec<Statement>> {
+    db::rows(
+        "SELECT pg_catalog.to_jsonb(s) FROM reshard.schema_statement AS s \
+          WHERE s.task_id = $1 AND s.shard = $2 AND s.phase = 'pre' AND s.status = 'succeeded' \
+          ORDER BY s.ordinal",
+        &[Arg::I64(task), Arg::I32(shard as i32)],
+    )
 }

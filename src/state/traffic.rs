@@ -74,3 +74,12 @@ fn notify(name: &str) -> Result<()> {
     )
     .map(|_| ())
 }
+
+/// Poolers that have not acknowledged that `name` is paused in its present epoch.
+pub fn poolers_not_paused(name: &str) -> Result<Vec<String>> {
+    db::rows(
+        "SELECT pg_catalog.to_jsonb(p.name) FROM reshard.pooler AS p, reshard.traffic AS t \
+          WHERE t.name = $1 AND NOT (p.epoch = t.epoch AND p.state = 'paused') ORDER BY p.name",
+        &[Arg::Text(name)],
+    )
+}

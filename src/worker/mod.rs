@@ -1,4 +1,16 @@
-//! Background workers: their entries. What they do is told by the stages.
+//! Background workers: the launcher, one coordinator per database with work to
+//! do, and the drivers that carry a task from phase to phase. This is the only
+//! room that strings the stages together.
+pub mod coordinator;
 pub mod copy_worker;
-#[cfg(feature = "failpoints")]
-pub mod copy_dev;
+mod copying;
+mod driver;
+mod ending;
+mod flowing;
+pub mod launcher;
+mod migration;
+mod phases;
+mod traffic;
+
+/// Name of the library, for the postmaster.
+pub const LIBRARY: &str = "reshard";

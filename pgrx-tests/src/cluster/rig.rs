@@ -69,6 +69,9 @@ pub struct Rig {
     /// The servers that data is moved to, by shard number.
     pub shards: Vec<Server>,
     scratch: Scratch,
+    account: Account,
+    installation: Arc<Installation>,
+    shard_options: ServerOptions,
     _turn: Option<Turn>,
 }
 
@@ -103,12 +106,26 @@ impl Rig {
         plan.extend((0..options.shards).map(|number| (format!("shard{number}"), &shard_options)));
         let mut servers = create_all(&plan, scratch.path(), account, &installation)?;
         let source = servers.remove(0);
-        Ok(Rig { source, shards: servers, scratch, _turn: turn })
+        Ok(Rig {
+            source,
+            shards: servers,
+            scratch,
+            account,
+            installation,
+            shard_options,
+            _turn: turn,
+        })
     }
 
     /// The source, then the shards.
     pub fn servers(&self) -> impl Iterator<Item = &Server> {
         std::iter::once(&self.source).chain(&self.shards)
+    }
+
+    /// Starts one more server, set up as the shards are, in the rig's folder. Blocks.
+    pub fn add_server(&self, name: &str) -> Result<Server> {
+        let installation = Arc::clone(&self.installation);
+        Server::create(name, self.scratch.path(), self.account, installation, &self.shard_options)
     }
 
     /// The folder that holds all of it.

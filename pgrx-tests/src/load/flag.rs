@@ -87,6 +87,10 @@ async fn read(endpoints: &Endpoints, session: &mut Option<Session>, known: bool)
         Some(open) if !open.is_closed() => open,
         _ => session.insert(endpoints.source.connect("follower").await?),
     };
+    // Before there is an extension: no errors in the server's log for each look.
+    if !known && open.text("SELECT to_regclass('reshard.traffic')::text").await?.is_none() {
+        return Ok(Flag::BEGIN);
+    }
     match traffic(open).await {
         Ok(seen) => Ok(Flag {
             active: match seen.active_cluster == DESTINATION {
@@ -96,7 +100,7 @@ async fn read(endpoints: &Endpoints, session: &mut Option<Session>, known: bool)
             paused: seen.state == "paused",
             epoch: seen.epoch,
         }),
-        // No migration declared yet, or no extension: all goes to the source.
+        // No migration declared yet: all goes to the source.
         Err(error) if !known && !error.is_disconnect() => Ok(Flag::BEGIN),
         Err(error) => Err(error),
     }

@@ -77,6 +77,7 @@ pub struct Load {
     stop: watch::Sender<bool>,
     flag: watch::Receiver<Flag>,
     progress: Vec<watch::Receiver<u64>>,
+    followers: usize,
     clients: Vec<JoinHandle<ClientOutcome>>,
     poller: JoinHandle<Vec<Switch>>,
 }
@@ -115,7 +116,7 @@ impl Load {
             );
             clients.push(tokio::spawn(client.run()));
         }
-        Load { stop, flag, progress, clients, poller }
+        Load { stop, flag, progress, followers: options.followers as usize, clients, poller }
     }
 
     /// Acknowledged transactions so far.
@@ -129,16 +130,33 @@ impl Load {
     }
 
     /// Waits until each client has had `count` more transactions acknowledged.
-    /// Clients that don't follow the flag are left out, for they may be fenced.
     pub async fn each_acknowledged(&self, count: u64, deadline: Duration) -> Result<()> {
-        let followers = self.clients.len().min(self.progress.len());
+        self.first_acknowledged(self.progress.len(), count, deadline).await
+    }
+
+    /// The same without clients that don't follow the flag: those may be fenced.
+    pub async fn each_acknowledged_by_followers(
+        &self,
+        count: u64,
+        deadline: Duration,
+    ) -> Result<()> {
+        self.first_acknowledged(self.followers, count, deadline).await
+    }
+
+    async fn first_acknowledged(
+        &self,
+        clients: usize,
+        count: u64,
+        deadline: Duration,
+    ) -> Result<()> {
         let begin: Vec<u64> = self.progress.iter().map(|count| *count.borrow()).collect();
-        wait_for(deadline, format!("{count} transactions of each client"), || async {
+        let what = format!("{count} transactions of each client");
+        wait_for(deadline, what, || async {
             let slow = self
                 .progress
                 .iter()
                 .zip(&begin)
-                .take(followers)
+                .take(clients)
                 .position(|(now, before)| *now.borrow() < before + count);
             Ok(match slow {
                 None => Seen::Done(()),

@@ -1,9 +1,19 @@
-//! What several scenarios need: short ways to run one.
+//! What several scenarios need: short ways to run one, the application, checks
+//! that belong to the end of each.
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
-use reshard_scenarios::{scenario, Result, Rig, RigOptions};
+use reshard_scenarios::load::{schema, Active, Outcome};
+use reshard_scenarios::migration::declare;
+use reshard_scenarios::oracle::{check_record, compare_when_quiet};
+use reshard_scenarios::{scenario, Error, Result, Rig, RigOptions, Server, Stop};
+
+/// Longest wait for one step of a migration.
+pub const STEP: Duration = Duration::from_secs(90);
+/// The sharding key of the application.
+pub const KEY: &str = "tenant_id";
 
 /// Runs a scenario on plain PostgreSQL servers.
 pub async fn plain<F, Fut>(shards: usize, body: F)
@@ -14,13 +24,67 @@ where
     run(RigOptions::plain(shards), body).await;
 }
 
+/// Runs a scenario with the extension on the source.
+pub async fn with_extension<F, Fut>(shards: usize, body: F)
+where
+    F: FnOnce(Arc<Rig>) -> Fut,
+    Fut: Future<Output = Result<()>> + Send + 'static,
+{
+    run(RigOptions::new(shards), body).await;
+}
+
 /// Runs a scenario; its error fails the test.
 pub async fn run<F, Fut>(options: RigOptions, body: F)
 where
     F: FnOnce(Arc<Rig>) -> Fut,
     Fut: Future<Output = Result<()>> + Send + 'static,
 {
-    if let Err(error) = scenario::run(options, scenario::DEADLINE, body).await {
+    run_within(options, scenario::DEADLINE, body).await;
+}
+
+/// The same with a deadline of its own.
+pub async fn run_within<F, Fut>(options: RigOptions, deadline: Duration, body: F)
+where
+    F: FnOnce(Arc<Rig>) -> Fut,
+    Fut: Future<Output = Result<()>> + Send + 'static,
+{
+    if let Err(error) = scenario::run(options, deadline, body).await {
         panic!("{error}");
     }
+}
+
+/// The application's tables with `size` orders on the source, and all declared.
+pub async fn application(rig: &Rig, size: u64) -> Result<()> {
+    let session = rig.source.connect().await?;
+    schema::create(&session).await?;
+    schema::seed(&session, size).await?;
+    declare(rig, KEY).await
+}
+
+/// Restarts a server without holding up the runtime.
+pub fn restart(server: &Server, how: Stop) -> Result<()> {
+    tokio::task::block_in_place(|| server.restart(how))
+}
+
+/// The end of each run under load: no statement failed, the active side holds
+/// exactly what was acknowledged, the other side comes to be equal.
+pub async fn check_outcome(rig: &Rig, outcome: &Outcome) -> Result<()> {
+    let failed = outcome.failed();
+    if !failed.is_empty() {
+        let shown: Vec<_> = failed.iter().take(5).collect();
+        return Err(Error::Unexpected(format!("{} statements failed: {shown:#?}", failed.len())));
+    }
+    let servers: Vec<&Server> = match outcome.active {
+        Active::Source => vec![&rig.source],
+        Active::Shards => rig.shards.iter().collect(),
+    };
+    let rows = check_record(&servers, outcome).await?.into_result()?;
+    println!("{rows} rows as acknowledged; {:?}", outcome.counts());
+    if let Some((median, longest)) = outcome.pause_summary() {
+        println!(
+            "pause over {} switches: median {median:.0?}, longest {longest:.0?}",
+            outcome.switches.len()
+        );
+    }
+    compare_when_quiet(rig, KEY, STEP).await
 }

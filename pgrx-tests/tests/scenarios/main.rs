@@ -2,5 +2,13 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod common;
+mod copied_data;
+mod cutover;
 mod harness;
 mod load;
+mod mistakes;
+mod restarts;
+mod rows;
+mod secrets;
+mod stop_and_cancel;
+mod whole_run;

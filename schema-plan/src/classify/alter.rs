@@ -24,8 +24,10 @@ pub(super) fn classify(node: &NodeEnum) -> Result<Option<Subject>, Refused> {
                 .doing(Kind::Owner)
         }
         NodeEnum::AlterObjectDependsStmt(s) => {
+            let extension = part(s.extname.as_ref(), "extension")?;
             of_relation_or_node(s.object_type(), s.relation.as_ref(), s.object.as_deref())?
                 .doing(Kind::ExtensionDependence)
+                .hanging_on(&extension.sval)
         }
         NodeEnum::GrantStmt(s) => of_grant(s)?,
         NodeEnum::AlterDefaultPrivilegesStmt(s) => default_privileges(s)?,
@@ -122,15 +124,23 @@ fn function_call(statement: &SelectStmt) -> Classified {
     }
 }
 
-/// The one function that a `SELECT f(...)` calls.
+/// The one function that a `SELECT f(...)` or `SELECT * FROM f(...)` calls.
 pub(crate) fn called_function(statement: &SelectStmt) -> Option<Name> {
-    let [target] = statement.target_list.as_slice() else {
-        return None;
+    let call = match (statement.target_list.as_slice(), statement.from_clause.as_slice()) {
+        ([target], []) => match target.node.as_ref()? {
+            NodeEnum::ResTarget(target) => target.val.as_ref()?.node.as_ref()?,
+            _ => return None,
+        },
+        ([_], [from]) => match from.node.as_ref()? {
+            // A list of the function and its column definitions.
+            NodeEnum::RangeFunction(range) => {
+                list(range.functions.first()?)?.first()?.node.as_ref()?
+            }
+            _ => return None,
+        },
+        _ => return None,
     };
-    let NodeEnum::ResTarget(target) = target.node.as_ref()? else {
-        return None;
-    };
-    match target.val.as_ref()?.node.as_ref()? {
+    match call {
         NodeEnum::FuncCall(call) => qualified(&call.funcname),
         _ => None,
     }

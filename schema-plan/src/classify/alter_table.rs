@@ -140,10 +140,15 @@ fn constraint(table: Name, cmd: &AlterTableCmd) -> Classified {
         ConstrType::ConstrNotnull => (Kind::NotNull, Step::Rest),
         other => return unknown(format!("constraint {other:?}")),
     };
-    Ok(Subject::create(kind, Some(table.sibling(&constraint.conname)))
-        .on(table)
-        .with_columns(columns(constraint))
-        .at(Place::After(step)))
+    let referenced = constraint.pktable.as_ref().map(relation);
+    Ok(Subject {
+        referenced: referenced.map(|table| (table, key_columns(&constraint.pk_attrs))),
+        columns: columns(constraint),
+        has_expressions: kind == Kind::Exclusion,
+        ..Subject::create(kind, Some(table.sibling(&constraint.conname)))
+            .on(table)
+            .at(Place::After(step))
+    })
 }
 
 fn columns(constraint: &Constraint) -> Vec<String> {

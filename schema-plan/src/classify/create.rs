@@ -73,7 +73,9 @@ pub(super) fn classify(node: &NodeEnum) -> Result<Option<Subject>, Refused> {
         }
         NodeEnum::CreateTrigStmt(s) => {
             let table = relation(part(s.relation.as_ref(), "relation")?);
-            part_of_table(Kind::Trigger, &s.trigname, table)
+            let function = part(qualified(&s.funcname), "function name")?;
+            let subject = part_of_table(Kind::Trigger, &s.trigname, table);
+            subject.hanging_on(&function.schema.unwrap_or_default())
         }
         NodeEnum::CreatePolicyStmt(s) => {
             let table = relation(part(s.table.as_ref(), "relation")?);
@@ -87,7 +89,9 @@ pub(super) fn classify(node: &NodeEnum) -> Result<Option<Subject>, Refused> {
             }
         }
         NodeEnum::CreateEventTrigStmt(s) => {
-            bare(Kind::EventTrigger, &s.trigname).at(after(Step::Rest))
+            let function = part(qualified(&s.funcname), "function name")?;
+            let subject = bare(Kind::EventTrigger, &s.trigname).at(after(Step::Rest));
+            subject.hanging_on(&function.schema.unwrap_or_default())
         }
         NodeEnum::CreatePublicationStmt(s) => {
             bare(Kind::Publication, &s.pubname).at(after(Step::Rest))
@@ -135,10 +139,14 @@ fn index(statement: &IndexStmt) -> Result<Subject, Refused> {
     let table = relation(part(statement.relation.as_ref(), "relation")?);
     // An index lives in the schema of its table.
     let name = table.sibling(&statement.idxname);
-    Ok(Subject::create(Kind::Index, Some(name))
-        .on(table)
-        .with_columns(plain_columns(&statement.index_params))
-        .at(Place::After(Step::Indexes)))
+    let columns = plain_columns(&statement.index_params);
+    let has_expressions =
+        statement.where_clause.is_some() || columns.len() < statement.index_params.len();
+    Ok(Subject {
+        columns,
+        has_expressions,
+        ..Subject::create(Kind::Index, Some(name)).on(table).at(Place::After(Step::Indexes))
+    })
 }
 
 /// The columns of an index that aren't expressions, in order.

@@ -45,12 +45,17 @@ pub(crate) struct Subject {
     /// The relation that the object belongs to.
     pub table: Option<Name>,
     pub columns: Vec<String>,
+    /// What a foreign key points to.
+    pub referenced: Option<(Name, Vec<String>)>,
     pub place: Place,
     /// What it is made of or hangs on, where a reason to leave it out may lie:
-    /// the wrapper of a server, the server of a user mapping or foreign table.
+    /// the wrapper of a server, the server of a user mapping or foreign table,
+    /// the schema of a trigger's function.
     pub of: Option<String>,
     /// A `CREATE` whose object may be asked for later.
     pub creates: bool,
+    /// An index or constraint that may call functions.
+    pub has_expressions: bool,
     /// A materialized view without its rows.
     pub unfilled: bool,
 }
@@ -63,9 +68,11 @@ impl Subject {
             name,
             table: None,
             columns: Vec::new(),
+            referenced: None,
             place: Place::AsDumped,
             of: None,
             creates: false,
+            has_expressions: false,
             unfilled: false,
         }
     }
@@ -86,11 +93,6 @@ impl Subject {
 
     fn at(mut self, place: Place) -> Self {
         self.place = place;
-        self
-    }
-
-    fn with_columns(mut self, columns: Vec<String>) -> Self {
-        self.columns = columns;
         self
     }
 

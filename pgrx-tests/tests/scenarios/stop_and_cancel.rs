@@ -1,0 +1,145 @@
+//! Stop, resume and cancel in each phase; what is left behind: nothing.
+
+use std::time::Duration;
+
+use reshard_scenarios::load::{Load, LoadOptions};
+use reshard_scenarios::oracle::{helper_objects, Footprint};
+use reshard_scenarios::{Migration, Result, Rig};
+
+use super::common::{application, check_outcome, with_extension, STEP};
+
+const PHASES: [&str; 6] =
+    ["schema_pre", "copy", "schema_post", "catch_up", "replicating", "switched"];
+
+fn from(phase: &str) -> &'static [&'static str] {
+    let at = PHASES.iter().position(|one| *one == phase).unwrap();
+    &PHASES[at..]
+}
+
+async fn nothing_since(rig: &Rig, before: &[Footprint]) -> Result<()> {
+    let after = Footprint::of_rig(rig).await?;
+    for ((server, before), after) in rig.servers().zip(before).zip(&after) {
+        assert_eq!(after.since(before), Vec::<String>::new(), "{}", server.name());
+    }
+    Ok(())
+}
+
+async fn cancel_in(phase: &'static str) {
+    with_extension(2, move |rig| async move {
+        application(&rig, 30_000).await?;
+        let before = Footprint::of_rig(&rig).await?;
+        let load = Load::start(&rig, &LoadOptions { followers: 4, ..LoadOptions::default() });
+        let migration = Migration::start(&rig, false).await?;
+        let seen = migration.watch(from(phase), STEP).await?;
+        println!("cancelled in phase {}", seen.phase);
+        migration.cancel(STEP).await?;
+        load.each_acknowledged(10, STEP).await?;
+        nothing_since(&rig, &before).await?;
+        // A second migration starts as if there had been none.
+        let again = Migration::start(&rig, true).await?;
+        again.watch(&["switched"], STEP).await?;
+        load.each_acknowledged(10, STEP).await?;
+        let outcome = load.finish().await?;
+        check_outcome(&rig, &outcome).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancel_in_schema_pre_leaves_nothing_behind() {
+    cancel_in("schema_pre").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancel_in_the_copy_leaves_nothing_behind() {
+    cancel_in("copy").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancel_in_schema_post_leaves_nothing_behind() {
+    cancel_in("schema_post").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancel_while_replicating_leaves_nothing_behind() {
+    cancel_in("replicating").await;
+}
+
+async fn stop_and_resume_in(phase: &'static str) {
+    with_extension(2, move |rig| async move {
+        application(&rig, 60_000).await?;
+        let load = Load::start(&rig, &LoadOptions { followers: 4, pace: Duration::from_millis(20), ..LoadOptions::default() });
+        let migration = Migration::start(&rig, false).await?;
+        let seen = migration.watch(from(phase), STEP).await?;
+        println!("stopped in phase {}", seen.phase);
+        migration.verb("reshard_stop_task").await?;
+        reshard_scenarios::wait::wait_until(STEP, "no worker of the task to be at work", || async {
+            let session = rig.source.connect().await?;
+            let busy: i64 = session
+                .one("SELECT count(*) FROM pg_stat_activity WHERE backend_type IN ('reshard copy worker', 'reshard verify worker')")
+                .await?;
+            Ok(busy == 0)
+        })
+        .await?;
+        load.each_acknowledged(10, STEP).await?;
+        migration.verb("reshard_resume").await?;
+        reshard_scenarios::wait::wait_until(STEP, "the task to run on and replicate", || async {
+            let state = migration.state().await?;
+            Ok(state.status == "running" && state.phase == "replicating")
+        })
+        .await?;
+        migration.cutover(STEP).await?;
+        load.each_acknowledged(10, STEP).await?;
+        let outcome = load.finish().await?;
+        check_outcome(&rig, &outcome).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_stopped_in_the_copy_goes_on_from_there() {
+    stop_and_resume_in("copy").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_stopped_in_schema_post_goes_on_from_there() {
+    stop_and_resume_in("schema_post").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_stopped_while_replicating_goes_on_from_there() {
+    stop_and_resume_in("replicating").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn complete_leaves_only_the_fence_and_its_end_leaves_nothing() {
+    with_extension(2, |rig| async move {
+        application(&rig, 1_000).await?;
+        let before = Footprint::of(&rig.source).await?;
+        let migration = Migration::start(&rig, true).await?;
+        migration.watch(&["switched"], STEP).await?;
+        migration.complete(STEP).await?;
+        for server in rig.servers() {
+            assert_eq!(
+                helper_objects(server, server.name() == "source").await?,
+                Vec::<String>::new(),
+                "{}",
+                server.name()
+            );
+        }
+        let refused = rig.source.execute("DELETE FROM orders").await.unwrap_err();
+        assert_eq!(refused.sqlstate(), Some("25006"), "{refused}");
+        for shard in &rig.shards {
+            shard.execute("UPDATE settings SET stamp = 'mine now'").await?;
+        }
+        rig.source.execute("SELECT reshard_unfence('prod')").await?;
+        reshard_scenarios::wait::wait_until(STEP, "the fence to be gone", || async {
+            Ok(rig.source.execute("UPDATE orders SET stamp = stamp WHERE id = 1").await.is_ok())
+        })
+        .await?;
+        let after = Footprint::of(&rig.source).await?;
+        assert_eq!(after.since(&before), Vec::<String>::new());
+        rig.source.execute("DROP EXTENSION reshard CASCADE").await
+    })
+    .await;
+}

@@ -1,0 +1,60 @@
+-- The fence: what keeps writers off a cluster that is not active. The same on
+-- every server of both clusters.
+
+CREATE OR REPLACE FUNCTION reshard.fence() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $fence$
+DECLARE
+    latch bigint;
+    flag record;
+BEGIN
+    -- The lease: a cutover takes this lock exclusively, so it waits for those
+    -- that have written, and holds those that are about to.
+    PERFORM pg_catalog.pg_advisory_xact_lock_shared(1919251304, 0);
+    -- The latch: read outside of any snapshot, so that a REPEATABLE READ
+    -- transaction sees it as well.
+    SELECT s.last_value INTO latch FROM reshard.latch AS s;
+    IF latch <> 1 THEN
+        SELECT t.active_cluster, t.state, t.epoch INTO flag
+          FROM reshard.traffic AS t ORDER BY t.epoch DESC LIMIT 1;
+        RAISE EXCEPTION 'cannot write to table "%" of cluster "%": the cluster is not active',
+                TG_TABLE_NAME, TG_ARGV[0]
+            USING ERRCODE = 'read_only_sql_transaction',
+                  DETAIL = CASE
+                      WHEN flag.active_cluster IS NULL OR flag.active_cluster = TG_ARGV[0]
+                      THEN 'Another cluster takes the writes of this database.'
+                      ELSE pg_catalog.format('Cluster "%s" is active since epoch %s.',
+                                             flag.active_cluster, flag.epoch)
+                  END,
+                  HINT = CASE
+                      WHEN flag.active_cluster IS NULL OR flag.active_cluster = TG_ARGV[0]
+                      THEN 'Read reshard.traffic again and connect to the active cluster.'
+                      ELSE pg_catalog.format('Connect to cluster "%s"; reshard.traffic always names the active one.',
+                                             flag.active_cluster)
+                  END;
+    END IF;
+    RETURN NULL;
+END
+$fence$;
+COMMENT ON FUNCTION reshard.fence() IS
+    'statement trigger that keeps writers off a cluster that is not active';
+
+CREATE OR REPLACE FUNCTION reshard.detoast() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET extra_float_digits = 3
+SET DateStyle = 'ISO'
+SET IntervalStyle = 'postgres'
+AS $detoast$
+BEGIN
+    -- An UPDATE of the sharding key becomes an INSERT on another shard. Values
+    -- that are stored out of line and did not change are not in the WAL; a
+    -- round trip through text makes them new values, which are.
+    EXECUTE pg_catalog.format('SELECT ($1::text::%s).*', TG_RELID::pg_catalog.regclass)
+       USING NEW INTO NEW;
+    RETURN NEW;
+END
+$detoast$;
+COMMENT ON FUNCTION reshard.detoast() IS
+    'row trigger that writes a whole row to the WAL when its sharding key changes';

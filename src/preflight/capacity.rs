@@ -1,0 +1,175 @@
+//! Checks of what each server has left: slots, walsenders, workers, connections.
+//! Shards that are databases of one server share them.
+use std::collections::BTreeMap;
+
+use crate::cluster::Side;
+use crate::error::Kind;
+use crate::gucs;
+use crate::preflight::facts::{Facts, Server, ServerFacts};
+use crate::preflight::finding::Finding;
+
+/// Sessions of ours on a server apart from copy and schema: steering, fence,
+/// snapshot, monitor.
+const SESSIONS: i64 = 6;
+
+/// A server with all of its databases that take part.
+struct Instance<'a> {
+    name: String,
+    facts: &'a ServerFacts,
+    /// Databases that are shards of the source, of the destination.
+    sources: i64,
+    destinations: i64,
+}
+
+fn instances<'a>(facts: &'a Facts<'_>) -> Vec<Instance<'a>> {
+    let mut by_system: BTreeMap<&str, Vec<(&Server<'_>, &ServerFacts)>> = BTreeMap::new();
+    for (server, known) in facts.known() {
+        by_system.entry(&known.system).or_default().push((server, known));
+    }
+    by_system
+        .into_values()
+        .filter_map(|members| {
+            let (first, known) = members.first()?;
+            let of = |side| members.iter().filter(|(s, _)| s.side == side).count() as i64;
+            Some(Instance {
+                name: first.endpoint.to_string(),
+                facts: known,
+                sources: of(Side::Source),
+                destinations: of(Side::Destination),
+            })
+        })
+        .collect()
+}
+
+/// A shortage of something that a setting limits.
+struct Limit<'a> {
+    check_name: &'static str,
+    setting: &'a str,
+    what: &'a str,
+    need: i64,
+    used: i64,
+    max: i64,
+}
+
+impl Limit<'_> {
+    fn finding(&self, instance: &Instance<'_>) -> Option<Finding> {
+        let free = (self.max - self.used).max(0);
+        if self.need <= free {
+            return None;
+        }
+        Some(
+            Finding::error(
+                self.check_name,
+                Kind::Resources,
+                format!("not enough {} on {}", self.what, instance.name),
+            )
+            .object(instance.name.clone())
+            .detail(format!(
+                "Needed are {}, free are {free}: {} of {} ({}) are in use.",
+                self.need, self.used, self.max, self.setting
+            ))
+            .hint(format!(
+                "On that server: ALTER SYSTEM SET {} = {}; then restart it.",
+                self.setting,
+                self.used + self.need
+            )),
+        )
+    }
+}
+
+fn limits(
+    facts: &Facts<'_>,
+    limit: impl Fn(&Instance<'_>, i64, i64) -> Limit<'static>,
+) -> Vec<Finding> {
+    if !facts.verb.has_flows() {
+        return Vec::new();
+    }
+    let (n, m) = (i64::from(facts.source.size()), i64::from(facts.destination.size()));
+    instances(facts).iter().filter_map(|i| limit(i, n, m).finding(i)).collect()
+}
+
+/// Free slots: a source shard has one for each destination shard, a destination
+/// shard one for each source shard, for the way back.
+pub fn replication_slots(facts: &Facts<'_>) -> Vec<Finding> {
+    limits(facts, |i, n, m| Limit {
+        check_name: "replication_slots",
+        setting: "max_replication_slots",
+        what: "free replication slots",
+        need: i.sources * m + i.destinations * n,
+        used: i.facts.used_slots,
+        max: i.facts.max_slots,
+    })
+}
+
+/// Free walsenders: one for each slot that is read, in one direction at a time;
+/// on a source shard one more, which exports the snapshot.
+pub fn wal_senders(facts: &Facts<'_>) -> Vec<Finding> {
+    limits(facts, |i, n, m| Limit {
+        check_name: "wal_senders",
+        setting: "max_wal_senders",
+        what: "free walsenders",
+        need: (i.sources * (m + 1)).max(i.destinations * n),
+        used: i.facts.used_senders,
+        max: i.facts.max_senders,
+    })
+}
+
+/// Free background workers: apply workers for one direction, and on the source
+/// the coordinator and its copy workers.
+pub fn worker_processes(facts: &Facts<'_>) -> Vec<Finding> {
+    let here = facts.here.0.clone();
+    let copying = facts.copy_workers;
+    limits(facts, move |i, n, m| {
+        let coordinator = i64::from(i.facts.system == here);
+        Limit {
+            check_name: "worker_processes",
+            setting: "max_worker_processes",
+            what: "free background workers",
+            need: coordinator + (coordinator * copying).max(i.sources * m).max(i.destinations * n),
+            used: i.facts.used_workers,
+            max: i.facts.max_workers,
+        }
+    })
+}
+
+/// Free apply workers: one for each subscription, in one direction at a time.
+pub fn apply_workers(facts: &Facts<'_>) -> Vec<Finding> {
+    limits(facts, |i, n, m| Limit {
+        check_name: "apply_workers",
+        setting: "max_logical_replication_workers",
+        what: "free logical replication workers",
+        need: (i.sources * m).max(i.destinations * n),
+        used: i.facts.used_apply_workers,
+        max: i.facts.max_apply_workers,
+    })
+}
+
+/// Free replication origins: one for each subscription.
+pub fn replication_origins(facts: &Facts<'_>) -> Vec<Finding> {
+    limits(facts, |i, n, m| Limit {
+        check_name: "replication_origins",
+        setting: if i.facts.version >= 180_000 {
+            "max_active_replication_origins"
+        } else {
+            "max_replication_slots"
+        },
+        what: "free replication origins",
+        need: i.sources * m + i.destinations * n,
+        used: i.facts.used_origins,
+        max: i.facts.max_origins,
+    })
+}
+
+/// Free connections: for rows, indexes and steering.
+pub fn connections(facts: &Facts<'_>) -> Vec<Finding> {
+    let copying = facts.copy_workers;
+    let building = i64::from(gucs::MAX_INDEX_BUILDS.get());
+    limits(facts, move |i, _, _| Limit {
+        check_name: "connections",
+        setting: "max_connections",
+        what: "free connections",
+        need: i.sources * SESSIONS + i.destinations * (SESSIONS + copying.max(building)),
+        used: i.facts.used_connections,
+        max: i.facts.max_connections,
+    })
+}

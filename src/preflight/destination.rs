@@ -1,0 +1,139 @@
+//! Checks of the shards' contents: nothing in the way, or what is needed there.
+use std::collections::BTreeSet;
+
+use crate::cluster::Side;
+use crate::error::Kind;
+use crate::preflight::facts::{Existing, Facts, Server};
+use crate::preflight::finding::Finding;
+use crate::preflight::Verb;
+
+/// Names that one finding lists.
+const NAMED: usize = 10;
+
+/// What a verb wants of the published tables on the shards.
+enum Wanted {
+    /// They are made by this run.
+    Absent,
+    /// They are there, without rows.
+    Empty,
+    /// They are there.
+    Present,
+}
+
+fn wanted(facts: &Facts<'_>) -> Wanted {
+    match facts.verb {
+        Verb::Start => Wanted::Absent,
+        Verb::SchemaSync => match facts.options.schema_phase.as_deref() {
+            None | Some("pre") => Wanted::Absent,
+            Some(_) => Wanted::Present,
+        },
+        Verb::CopyData => Wanted::Empty,
+        Verb::Replicate => Wanted::Present,
+    }
+}
+
+/// No shard has the extension: its schema is in the way of the helper objects.
+pub fn destination_extension(facts: &Facts<'_>) -> Vec<Finding> {
+    facts
+        .known_of(Side::Destination)
+        .filter(|(_, known)| known.extensions.contains_key("reshard"))
+        .map(|(server, _)| {
+            Finding::error(
+                "destination_extension",
+                Kind::WrongState,
+                format!("extension reshard is installed on {}", server.endpoint),
+            )
+            .object(server.endpoint.to_string())
+            .detail("Shards don't need it, and its schema is where their helper objects go.")
+            .hint("In that database: DROP EXTENSION reshard;")
+        })
+        .collect()
+}
+
+/// Tables that the run makes, or fills, are not there, or empty.
+pub fn destination_empty(facts: &Facts<'_>) -> Vec<Finding> {
+    match wanted(facts) {
+        Wanted::Absent => in_the_way(
+            facts,
+            |t| t.has_rows || !t.ours,
+            "has tables of the publication already",
+            "Use an empty database, or drop them there",
+        ),
+        Wanted::Empty => in_the_way(facts, |t| t.has_rows, "has rows already", "Empty them there"),
+        Wanted::Present => Vec::new(),
+    }
+}
+
+fn in_the_way(
+    facts: &Facts<'_>,
+    wrong: impl Fn(&Existing) -> bool,
+    what: &str,
+    remedy: &str,
+) -> Vec<Finding> {
+    let mut out = Vec::new();
+    for (server, _) in facts.known_of(Side::Destination) {
+        let found: Vec<&Existing> = server.existing.iter().filter(|t| wrong(t)).collect();
+        if found.is_empty() {
+            continue;
+        }
+        let names: Vec<&str> = found.iter().map(|t| t.name.as_str()).collect();
+        let verb = if remedy.starts_with("Empty") { "TRUNCATE" } else { "DROP TABLE" };
+        out.push(
+            Finding::error(
+                "destination_empty",
+                Kind::WrongState,
+                format!("{} {what}", server.endpoint),
+            )
+            .object(names.first().copied().unwrap_or_default())
+            .detail(format!("Tables: {}.", listed(&names)))
+            .hint(format!("{remedy}: {verb} {};", listed(&names))),
+        );
+    }
+    out
+}
+
+/// Tables that the run only fills are there.
+pub fn destination_tables(facts: &Facts<'_>) -> Vec<Finding> {
+    if matches!(wanted(facts), Wanted::Absent) {
+        return Vec::new();
+    }
+    facts
+        .known_of(Side::Destination)
+        .filter_map(|(server, _)| {
+            let missing = missing(facts, server);
+            (!missing.is_empty()).then(|| {
+                Finding::error(
+                    "destination_tables",
+                    Kind::WrongState,
+                    format!("published tables are missing on {}", server.endpoint),
+                )
+                .object(missing.first().copied().unwrap_or_default())
+                .detail(format!("Missing are {}.", listed(&missing)))
+                .hint(format!(
+                    "Make them first: SELECT reshard_schema_sync('pre', '{}', '{}', '{}');",
+                    facts.source.name.replace('\'', "''"),
+                    facts.destination.name.replace('\'', "''"),
+                    facts.publication.replace('\'', "''")
+                ))
+            })
+        })
+        .collect()
+}
+
+fn missing<'f>(facts: &'f Facts<'_>, server: &Server<'_>) -> Vec<&'f str> {
+    let have: BTreeSet<(&str, &str)> =
+        server.existing.iter().map(|t| (t.schema_name.as_str(), t.table_name.as_str())).collect();
+    facts
+        .leaves()
+        .filter(|t| !have.contains(&(t.schema_name.as_str(), t.table_name.as_str())))
+        .map(|t| t.name.as_str())
+        .collect()
+}
+
+fn listed(names: &[&str]) -> String {
+    let shown = names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
+}

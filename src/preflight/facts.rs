@@ -1,0 +1,262 @@
+//! The facts that checks judge.
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+
+use crate::cluster::{Cluster, ShardingRule, Side};
+use crate::error::{Error, Result};
+use crate::gucs;
+use crate::pg::{db, shmem};
+use crate::preflight::Verb;
+use crate::remote::Endpoint;
+use crate::state;
+use crate::state::options::Options;
+
+/// All that is known before a run.
+pub struct Facts<'a> {
+    /// What is about to be started.
+    pub verb: Verb,
+    /// Choices of the run.
+    pub options: &'a Options,
+    /// The user's publication.
+    pub publication: &'a str,
+    /// Where the rows are.
+    pub source: &'a Cluster,
+    /// Where they shall be.
+    pub destination: &'a Cluster,
+    /// Sharding keys of the destination.
+    pub rules: Vec<ShardingRule>,
+    /// Tells this database from others in names on the shards.
+    pub token: String,
+    /// Whether the library was preloaded here.
+    pub preloaded: bool,
+    /// System identifier and name of this database.
+    pub here: (String, String),
+    /// Copy workers of the run.
+    pub copy_workers: i64,
+    /// Every shard of both clusters.
+    pub servers: Vec<Server<'a>>,
+    /// What shard 0 of the source holds; none where it can't be read.
+    pub content: Option<Content>,
+}
+
+/// A shard of either cluster.
+pub struct Server<'a> {
+    /// Where it is.
+    pub endpoint: &'a Endpoint,
+    /// Its cluster's part in the run.
+    pub side: Side,
+    /// What it says about itself, or why it can't.
+    pub state: ServerState,
+    /// Tables of the run that it has already; destination only.
+    pub existing: Vec<Existing>,
+}
+
+/// How far a server could be asked.
+pub enum ServerState {
+    /// Not asked yet.
+    Unknown,
+    /// It can't be reached, or refused the questions.
+    Unreachable(Error),
+    /// Its role is no superuser: it isn't asked any further.
+    Unprivileged(String),
+    /// It answered.
+    Known(Box<ServerFacts>),
+}
+
+/// What a server says about itself.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct ServerFacts {
+    pub version: i32,
+    pub system: String,
+    pub database: String,
+    pub in_recovery: bool,
+    pub wal_level: String,
+    pub max_slots: i64,
+    pub used_slots: i64,
+    pub max_senders: i64,
+    pub used_senders: i64,
+    pub max_origins: i64,
+    pub used_origins: i64,
+    pub max_apply_workers: i64,
+    pub used_apply_workers: i64,
+    pub max_workers: i64,
+    pub used_workers: i64,
+    pub max_connections: i64,
+    pub used_connections: i64,
+    pub encoding: String,
+    pub locale: String,
+    pub roles: Vec<String>,
+    pub extensions: BTreeMap<String, String>,
+    pub available: BTreeMap<String, Option<String>>,
+    pub prepared: Vec<String>,
+    pub long_transactions: Vec<Transaction>,
+}
+
+/// A transaction that has been open for long.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Transaction {
+    pub pid: i32,
+    pub user: Option<String>,
+    pub application: Option<String>,
+    pub state: Option<String>,
+    pub seconds: i64,
+}
+
+/// What a source database holds.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Content {
+    pub publications: Vec<String>,
+    pub unlogged: Vec<String>,
+    pub large_objects: i64,
+    pub used_roles: Vec<Role>,
+    #[serde(skip)]
+    pub tables: Vec<Table>,
+    #[serde(skip)]
+    pub foreign_keys: Vec<ForeignKey>,
+}
+
+/// A role that owns something, or may do something with it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Role {
+    pub name: String,
+    pub quoted: String,
+    pub login: bool,
+}
+
+/// A published table, or a partitioned one above it.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct Table {
+    pub oid: i64,
+    pub schema_name: String,
+    pub table_name: String,
+    /// Both, quoted where needed.
+    pub name: String,
+    pub leaf: bool,
+    pub partitioned: bool,
+    pub key: Option<String>,
+    pub quoted_key: Option<String>,
+    pub key_exists: bool,
+    pub key_generated: bool,
+    pub key_published: bool,
+    pub key_type: Option<String>,
+    pub key_hashable: bool,
+    pub identity: String,
+    pub unkeyed_unique: Vec<String>,
+    pub firing_triggers: Vec<String>,
+}
+
+/// A foreign key whose rows move.
+#[derive(Debug, Clone, Deserialize)]
+pub struct ForeignKey {
+    pub name: String,
+    pub from: i64,
+    pub to: i64,
+    pub from_name: String,
+    pub to_name: String,
+    pub from_columns: Vec<String>,
+    pub to_columns: Vec<String>,
+    /// Whether rows were found that refer to a row on another shard; none where
+    /// that was not looked for, or took too long.
+    #[serde(default)]
+    pub crosses: Option<bool>,
+}
+
+/// A table of the run that a shard has already.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Existing {
+    pub oid: i64,
+    pub schema_name: String,
+    pub table_name: String,
+    pub name: String,
+    #[serde(default)]
+    pub has_rows: bool,
+    /// An earlier task of this database made it.
+    #[serde(default)]
+    pub ours: bool,
+}
+
+impl<'a> Facts<'a> {
+    /// What this database itself knows. Runs in the caller's transaction.
+    ///
+    /// # Errors
+    /// The state tables can't be read.
+    pub fn local(
+        verb: Verb,
+        source: &'a Cluster,
+        destination: &'a Cluster,
+        publication: &'a str,
+        options: &'a Options,
+    ) -> Result<Self> {
+        let side = |cluster: &'a Cluster, side: Side| {
+            cluster.shards.iter().map(move |endpoint| Server {
+                endpoint,
+                side,
+                state: ServerState::Unknown,
+                existing: Vec::new(),
+            })
+        };
+        let system =
+            db::text("SELECT (pg_catalog.pg_control_system()).system_identifier::text", &[])?;
+        let database = db::text("SELECT pg_catalog.current_database()::text", &[])?;
+        Ok(Self {
+            verb,
+            options,
+            publication,
+            source,
+            destination,
+            rules: state::cluster::rules(&destination.name)?,
+            token: state::token()?,
+            preloaded: shmem::is_preloaded(),
+            here: (system.unwrap_or_default(), database.unwrap_or_default()),
+            copy_workers: gucs::MAX_COPY_WORKERS.get().into(),
+            servers: side(source, Side::Source)
+                .chain(side(destination, Side::Destination))
+                .collect(),
+            content: None,
+        })
+    }
+
+    /// Servers that answered, with what they said.
+    pub fn known(&self) -> impl Iterator<Item = (&Server<'a>, &ServerFacts)> {
+        self.servers.iter().filter_map(|server| match &server.state {
+            ServerState::Known(facts) => Some((server, facts.as_ref())),
+            _ => None,
+        })
+    }
+
+    /// As [`Facts::known`], of one side.
+    pub fn known_of(&self, side: Side) -> impl Iterator<Item = (&Server<'a>, &ServerFacts)> {
+        self.known().filter(move |(server, _)| server.side == side)
+    }
+
+    /// Tables whose rows move; nothing where the source can't be read.
+    pub fn leaves(&self) -> impl Iterator<Item = &Table> {
+        self.content.iter().flat_map(|c| &c.tables).filter(|t| t.leaf)
+    }
+
+    /// Tables whose rows move, and partitioned ones above them.
+    pub fn tables(&self) -> impl Iterator<Item = &Table> {
+        self.content.iter().flat_map(|c| &c.tables)
+    }
+
+    /// Whether rows have to be spread.
+    pub fn is_spread(&self) -> bool {
+        self.destination.size() > 1
+    }
+}
+
+impl Table {
+    /// Whether its rows are spread over the shards.
+    pub fn is_sharded(&self) -> bool {
+        self.key_exists
+    }
+}
+
+impl ForeignKey {
+    /// Whether the sharding keys of both tables are matched by it, so that rows
+    /// which refer to one another are on the same shard.
+    pub fn holds_keys(&self, from_key: &str, to_key: &str) -> bool {
+        self.from_columns.iter().zip(&self.to_columns).any(|(f, t)| f == from_key && t == to_key)
+    }
+}

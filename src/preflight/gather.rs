@@ -1,0 +1,210 @@
+//! Reads the facts from every server, in read-only sessions, at the same time.
+use futures::future::join_all;
+use serde::de::DeserializeOwned;
+
+use crate::cluster::Side;
+use crate::error::{Error, Result};
+use crate::preflight::facts::{Content, Existing, Facts, ForeignKey, ServerState, Table};
+use crate::preflight::Verb;
+use crate::remote::quote::{ident, qualified};
+use crate::remote::{self, replication, Connection, Endpoint, Purpose};
+
+/// Nothing is changed, nothing is waited for: a lock that the caller's own
+/// transaction holds would be waited for in vain.
+const SESSION: &str = "SET default_transaction_read_only = on; SET lock_timeout = '5s'; \
+                       SET statement_timeout = '30s'";
+/// How long rows are searched for that break a foreign key.
+const FOREIGN_KEY_TIMEOUT: &str = "2s";
+
+/// Fills in all that other servers know. What can't be read is a fact too.
+pub async fn all(facts: &mut Facts<'_>) {
+    let sessions = join_all(facts.servers.iter().map(|server| ask(server.endpoint))).await;
+    let mut source = None;
+    let mut shards = Vec::new();
+    for (i, (state, session)) in sessions.into_iter().enumerate() {
+        let server = &mut facts.servers[i];
+        server.state = state;
+        match server.side {
+            Side::Source if server.endpoint.shard == 0 => source = session,
+            Side::Source => {}
+            Side::Destination => shards.extend(session.map(|s| (i, s))),
+        }
+    }
+    if let Some(session) = source {
+        match content(facts, &session).await {
+            Ok(content) => facts.content = Some(content),
+            Err(error) => fail(facts, 0, error),
+        }
+    }
+    let wanted = wanted(facts);
+    let token = facts.token.clone();
+    let found = join_all(shards.iter().map(|(_, s)| existing(s, &wanted, &token))).await;
+    for ((i, _), found) in shards.iter().zip(found) {
+        match found {
+            Ok(found) => facts.servers[*i].existing = found,
+            Err(error) => fail(facts, *i, error),
+        }
+    }
+    if facts.verb != Verb::SchemaSync {
+        replication_connections(facts).await;
+    }
+}
+
+fn fail(facts: &mut Facts<'_>, server: usize, error: Error) {
+    facts.servers[server].state = ServerState::Unreachable(error);
+}
+
+/// Asks one server about itself; keeps the session where it may be asked more.
+async fn ask(endpoint: &Endpoint) -> (ServerState, Option<Connection>) {
+    match try_ask(endpoint).await {
+        Ok((state @ ServerState::Known(_), session)) => (state, Some(session)),
+        Ok((state, _)) => (state, None),
+        Err(error) => (ServerState::Unreachable(error), None),
+    }
+}
+
+async fn try_ask(endpoint: &Endpoint) -> Result<(ServerState, Connection)> {
+    let session = remote::connect(endpoint, Purpose::Preflight).await?;
+    session.batch(SESSION).await?;
+    let unprivileged: Option<String> = session
+        .value(
+            "SELECT CASE WHEN NOT r.rolsuper THEN quote_ident(r.rolname) END \
+               FROM pg_roles AS r WHERE r.rolname = current_user",
+            &[],
+        )
+        .await?;
+    if let Some(role) = unprivileged {
+        return Ok((ServerState::Unprivileged(role), session));
+    }
+    let facts = json(&session, include_str!("server.sql"), &[]).await?;
+    Ok((ServerState::Known(Box::new(facts)), session))
+}
+
+/// The value of a query that answers with one JSON document.
+async fn json<T: DeserializeOwned>(
+    session: &Connection,
+    sql: &str,
+    params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+) -> Result<T> {
+    let text: String = session.value(sql, params).await?;
+    Ok(serde_json::from_str(&text)?)
+}
+
+async fn content(facts: &Facts<'_>, session: &Connection) -> Result<Content> {
+    let no_owner = facts.options.no_owner;
+    let mut content: Content =
+        json(session, include_str!("source.sql"), &[&facts.publication, &no_owner]).await?;
+    let rules: Vec<serde_json::Value> = facts
+        .rules
+        .iter()
+        .map(|r| {
+            serde_json::json!({
+                "schema_name": r.schema_name,
+                "table_name": r.table_name,
+                "column_name": r.column_name,
+            })
+        })
+        .collect();
+    let rules = serde_json::Value::Array(rules).to_string();
+    content.tables =
+        json(session, include_str!("tables.sql"), &[&facts.publication, &rules]).await?;
+    let oids: Vec<i64> = content.tables.iter().map(|t| t.oid).collect();
+    content.foreign_keys = json(session, include_str!("foreign_keys.sql"), &[&oids]).await?;
+    if facts.is_spread() {
+        session.batch(&format!("SET statement_timeout = '{FOREIGN_KEY_TIMEOUT}'")).await?;
+        let tables = content.tables.clone();
+        for foreign_key in &mut content.foreign_keys {
+            foreign_key.crosses = crosses(session, &tables, foreign_key).await?;
+        }
+    }
+    Ok(content)
+}
+
+/// Whether a foreign key between sharded tables, in which the sharding keys
+/// aren't part, has rows whose sharding keys differ.
+async fn crosses(
+    session: &Connection,
+    tables: &[Table],
+    foreign_key: &ForeignKey,
+) -> Result<Option<bool>> {
+    let of = |oid| tables.iter().find(|t| t.oid == oid && t.is_sharded());
+    let (Some(from), Some(to)) = (of(foreign_key.from), of(foreign_key.to)) else {
+        return Ok(None);
+    };
+    let (Some(from_key), Some(to_key)) = (&from.key, &to.key) else { return Ok(None) };
+    if foreign_key.holds_keys(from_key, to_key) || from.key_type != to.key_type {
+        return Ok(None);
+    }
+    let joined: Vec<String> = foreign_key
+        .from_columns
+        .iter()
+        .zip(&foreign_key.to_columns)
+        .map(|(f, t)| format!("f.{} = t.{}", ident(f), ident(t)))
+        .collect();
+    let sql = format!(
+        "SELECT EXISTS (SELECT 1 FROM {} AS f JOIN {} AS t ON {} WHERE f.{} IS DISTINCT FROM t.{})",
+        qualified(&from.schema_name, &from.table_name),
+        qualified(&to.schema_name, &to.table_name),
+        joined.join(" AND "),
+        ident(from_key),
+        ident(to_key),
+    );
+    match session.value(&sql, &[]).await {
+        Ok(found) => Ok(Some(found)),
+        // It takes too long, or the operators aren't in pg_catalog: not known.
+        Err(error) if matches!(error.sqlstate(), "57014" | "42883" | "55P03") => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The tables that a shard is asked for.
+fn wanted(facts: &Facts<'_>) -> String {
+    let tables: Vec<serde_json::Value> = facts
+        .tables()
+        .map(|t| serde_json::json!({ "schema_name": t.schema_name, "table_name": t.table_name }))
+        .collect();
+    serde_json::Value::Array(tables).to_string()
+}
+
+/// Which of the tables a shard has, whether they hold rows, and who made them.
+async fn existing(session: &Connection, wanted: &str, token: &str) -> Result<Vec<Existing>> {
+    let mut found: Vec<Existing> = json(session, include_str!("existing.sql"), &[&wanted]).await?;
+    if found.is_empty() {
+        return Ok(found);
+    }
+    for table in &mut found {
+        let name = qualified(&table.schema_name, &table.table_name);
+        let sql = format!("SELECT EXISTS (SELECT 1 FROM {name})");
+        table.has_rows = session.value(&sql, &[]).await?;
+    }
+    let noted: bool =
+        session.value("SELECT to_regclass('reshard.applied_statement') IS NOT NULL", &[]).await?;
+    if noted {
+        let oids: Vec<i64> = session
+            .value(
+                "SELECT coalesce(array_agg(o::bigint), '{}') \
+                   FROM reshard.applied_statement AS a, unnest(a.objects) AS o WHERE a.token = $1",
+                &[&token],
+            )
+            .await?;
+        for table in &mut found {
+            table.ours = oids.contains(&table.oid);
+        }
+    }
+    Ok(found)
+}
+
+/// Proves that the nodes let us in for replication: pg_hba.conf and walsenders.
+async fn replication_connections(facts: &mut Facts<'_>) {
+    for i in 0..facts.servers.len() {
+        let server = &facts.servers[i];
+        let known = matches!(&server.state,
+            ServerState::Known(known) if known.used_senders < known.max_senders);
+        if server.side != Side::Source || !known {
+            continue;
+        }
+        if let Err(error) = replication::connect(server.endpoint, Purpose::Preflight).await {
+            fail(facts, i, error);
+        }
+    }
+}

@@ -1,0 +1,51 @@
+-- What a server says about itself, as one JSON document. Read-only.
+SELECT jsonb_build_object(
+    'version', current_setting('server_version_num')::int,
+    'system', (SELECT c.system_identifier::text FROM pg_control_system() AS c),
+    'database', d.datname,
+    'in_recovery', pg_is_in_recovery(),
+    'wal_level', current_setting('wal_level'),
+    'max_slots', current_setting('max_replication_slots')::int,
+    'used_slots', (SELECT count(*) FROM pg_replication_slots),
+    'max_senders', current_setting('max_wal_senders')::int,
+    'used_senders', (SELECT count(*) FROM pg_stat_replication),
+    'max_origins', coalesce(current_setting('max_active_replication_origins', true),
+                            current_setting('max_replication_slots'))::int,
+    'used_origins', (SELECT count(*) FROM pg_replication_origin),
+    'max_apply_workers', current_setting('max_logical_replication_workers')::int,
+    'used_apply_workers', (SELECT count(*) FROM pg_stat_subscription WHERE pid IS NOT NULL),
+    'max_workers', current_setting('max_worker_processes')::int,
+    'used_workers', (SELECT count(*) FROM pg_stat_activity AS a
+                      WHERE a.backend_type NOT IN (
+                          'client backend', 'autovacuum launcher', 'autovacuum worker', 'walsender',
+                          'walreceiver', 'startup', 'checkpointer', 'background writer',
+                          'walwriter', 'archiver', 'logger', 'walsummarizer', 'slotsync worker',
+                          'io worker', 'standalone backend', 'parallel worker',
+                          'reshard coordinator', 'reshard copy worker', 'reshard verify worker')),
+    'max_connections', current_setting('max_connections')::int,
+    'used_connections', (SELECT count(*) FROM pg_stat_activity AS a
+                          WHERE a.backend_type = 'client backend'
+                            AND a.application_name NOT LIKE 'reshard%'),
+    'encoding', pg_encoding_to_char(d.encoding),
+    'locale', concat_ws(' ', d.datlocprovider::text, d.datcollate, d.datctype,
+                        coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale')),
+    'roles', (SELECT jsonb_agg(r.rolname) FROM pg_roles AS r),
+    'extensions', coalesce((SELECT jsonb_object_agg(e.extname, e.extversion)
+                              FROM pg_extension AS e), '{}'),
+    'available', coalesce((SELECT jsonb_object_agg(a.name, a.default_version)
+                             FROM pg_available_extensions AS a), '{}'),
+    'prepared', coalesce((SELECT jsonb_agg(p.gid ORDER BY p.prepared)
+                            FROM pg_prepared_xacts AS p WHERE p.database = current_database()), '[]'),
+    'long_transactions', coalesce((
+        SELECT jsonb_agg(jsonb_build_object(
+                   'pid', a.pid, 'user', a.usename, 'application', a.application_name,
+                   'state', a.state, 'seconds', extract(epoch FROM now() - a.xact_start)::bigint)
+                   ORDER BY a.xact_start)
+          FROM pg_stat_activity AS a
+         WHERE a.xact_start < now() - interval '1 minute' AND a.pid <> pg_backend_pid()
+           AND (a.datid = d.oid OR a.backend_xid IS NOT NULL)
+           AND a.backend_type IN ('client backend', 'autovacuum worker')
+           AND a.application_name NOT LIKE 'reshard%'), '[]')
+)::text
+  FROM pg_database AS d
+ WHERE d.datname = current_database()

@@ -1,0 +1,60 @@
+-- What a source database holds apart from its published tables, as one JSON
+-- document. Read-only. $1 publication, $2 leave owners out.
+WITH published AS (
+    SELECT c.oid
+      FROM pg_publication_tables AS p
+      JOIN pg_namespace AS n ON n.nspname = p.schemaname
+      JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename
+     WHERE p.pubname = $1
+), moved AS (
+    SELECT oid FROM published
+    UNION
+    SELECT t.relid::oid FROM published AS p CROSS JOIN LATERAL pg_partition_tree(p.oid) AS t
+), unlogged AS (
+    SELECT format('%I.%I', n.nspname, c.relname) AS name
+      FROM pg_class AS c
+      JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND c.relpersistence = 'u'
+       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'reshard')
+       AND (c.oid IN (SELECT oid FROM moved)
+            OR EXISTS (SELECT FROM pg_publication AS p WHERE p.pubname = $1 AND p.puballtables)
+            OR EXISTS (SELECT FROM pg_publication_namespace AS s
+                         JOIN pg_publication AS p ON p.oid = s.pnpubid
+                        WHERE p.pubname = $1 AND s.pnnspid = n.oid))
+), used_role AS (
+    -- Owners, grantees and roles of policies; initdb's own superuser isn't in pg_shdepend.
+    SELECT d.refobjid AS oid
+      FROM pg_shdepend AS d
+     WHERE d.refclassid = 'pg_authid'::regclass
+       AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+       AND (d.deptype IN ('a', 'r') OR d.deptype = 'o' AND NOT $2)
+       AND NOT EXISTS (SELECT FROM pg_depend AS e
+                        WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e')
+       AND NOT EXISTS (SELECT FROM pg_foreign_server AS s
+                         JOIN pg_foreign_data_wrapper AS w ON w.oid = s.srvfdw
+                        WHERE d.classid = 'pg_foreign_server'::regclass AND s.oid = d.objid
+                          AND w.fdwname = 'reshard')
+       AND NOT EXISTS (SELECT FROM pg_publication AS p
+                        WHERE d.classid = 'pg_publication'::regclass AND p.oid = d.objid)
+       AND NOT EXISTS (SELECT FROM pg_subscription AS s
+                        WHERE d.classid = 'pg_subscription'::regclass AND s.oid = d.objid)
+    UNION
+    SELECT c.relowner
+      FROM pg_class AS c
+      JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE NOT $2 AND c.relowner = 10
+       AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'reshard')
+       AND n.nspname !~ '^pg_(toast|temp)'
+       AND NOT EXISTS (SELECT FROM pg_depend AS e WHERE e.classid = 'pg_class'::regclass
+                          AND e.objid = c.oid AND e.deptype = 'e')
+)
+SELECT jsonb_build_object(
+    'publications', (SELECT coalesce(jsonb_agg(p.pubname ORDER BY p.pubname), '[]')
+                       FROM pg_publication AS p WHERE p.pubname NOT LIKE 'reshard\_%'),
+    'unlogged', (SELECT coalesce(jsonb_agg(u.name ORDER BY u.name), '[]') FROM unlogged AS u),
+    'large_objects', (SELECT count(*) FROM pg_largeobject_metadata),
+    'used_roles', (SELECT coalesce(jsonb_agg(jsonb_build_object(
+                              'name', r.rolname, 'quoted', quote_ident(r.rolname),
+                              'login', r.rolcanlogin) ORDER BY r.rolname), '[]')
+                     FROM pg_roles AS r WHERE r.oid IN (SELECT u.oid FROM used_role AS u))
+)::text

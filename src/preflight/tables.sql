@@ -1,0 +1,108 @@
+-- Published tables, down to the leaves of partitioned ones and up to their
+-- roots, with their sharding keys and what is built on them, as a JSON array.
+-- The key follows the same rules as the plan of the copy. Read-only.
+-- $1 publication, $2 sharding rules as JSON text, in order of precedence.
+WITH RECURSIVE rule AS (
+    SELECT r.schema_name, r.table_name, r.column_name, r.ordinality
+      FROM ROWS FROM (jsonb_to_recordset($2::text::jsonb)
+               AS (schema_name text, table_name text, column_name text)) WITH ORDINALITY
+               AS r (schema_name, table_name, column_name, ordinality)
+), published AS (
+    SELECT c.oid, c.relkind, p.attnames
+      FROM pg_publication_tables AS p
+      JOIN pg_namespace AS n ON n.nspname = p.schemaname
+      JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename
+     WHERE p.pubname = $1 AND n.nspname <> 'reshard'
+), leaf AS (
+    SELECT DISTINCT ON (l.oid) l.oid, p.attnames
+      FROM published AS p
+     CROSS JOIN LATERAL (
+              SELECT p.oid WHERE p.relkind <> 'p'
+              UNION ALL
+              SELECT t.relid::oid FROM pg_partition_tree(p.oid) AS t WHERE p.relkind = 'p' AND t.isleaf
+           ) AS l (oid)
+     ORDER BY l.oid
+), member AS (
+    SELECT l.oid, l.attnames, true AS leaf FROM leaf AS l
+    UNION
+    SELECT DISTINCT ON (a.relid) a.relid::oid, l.attnames, false
+      FROM leaf AS l CROSS JOIN LATERAL pg_partition_ancestors(l.oid) AS a
+     WHERE a.relid <> l.oid
+), keyed AS (
+    SELECT m.oid, m.leaf, m.attnames, n.nspname, c.relname, c.relkind, c.relpersistence,
+           c.relispartition, c.relreplident,
+           (SELECT r.column_name
+              FROM rule AS r
+              LEFT JOIN LATERAL (
+                       SELECT min(a.distance) AS distance
+                         FROM (SELECT m.oid AS oid, 0 AS distance
+                               UNION ALL
+                               SELECT p.relid, p.ordinality
+                                 FROM pg_partition_ancestors(m.oid)
+                                      WITH ORDINALITY AS p (relid, ordinality)) AS a
+                         JOIN pg_class AS x ON x.oid = a.oid
+                         JOIN pg_namespace AS y ON y.oid = x.relnamespace
+                        WHERE x.relname = r.table_name
+                          AND y.nspname = coalesce(r.schema_name, y.nspname)
+                   ) AS named ON r.table_name IS NOT NULL
+             WHERE named.distance IS NOT NULL
+                OR (r.table_name IS NULL
+                    AND EXISTS (SELECT FROM pg_attribute AS a
+                                 WHERE a.attrelid = m.oid AND a.attname = r.column_name
+                                   AND a.attnum > 0 AND NOT a.attisdropped))
+             ORDER BY named.distance NULLS LAST, r.ordinality
+             LIMIT 1) AS key
+      FROM member AS m
+      JOIN pg_class AS c ON c.oid = m.oid
+      JOIN pg_namespace AS n ON n.oid = c.relnamespace
+), base AS (
+    SELECT k.*, a.attnum AS key_attnum, a.attgenerated AS key_generated,
+           format_type(a.atttypid, a.atttypmod) AS key_type,
+           CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END AS key_base
+      FROM keyed AS k
+      LEFT JOIN pg_attribute AS a ON a.attrelid = k.oid AND a.attname = k.key
+                                 AND a.attnum > 0 AND NOT a.attisdropped
+      LEFT JOIN pg_type AS t ON t.oid = a.atttypid
+)
+SELECT coalesce(jsonb_agg(jsonb_build_object(
+    'oid', b.oid::bigint, 'schema_name', b.nspname, 'table_name', b.relname,
+    'name', format('%I.%I', b.nspname, b.relname),
+    'leaf', b.leaf, 'partitioned', b.relkind = 'p',
+    'key', b.key, 'quoted_key', quote_ident(b.key), 'key_exists', b.key_attnum IS NOT NULL,
+    'key_generated', coalesce(b.key_generated <> '', false),
+    'key_published', coalesce(b.key = ANY (b.attnames), false),
+    'key_type', b.key_type,
+    'key_hashable', EXISTS (
+        -- 405 is the access method hash. Binary-coercible types use another's operators.
+        SELECT FROM pg_type AS t
+          JOIN pg_opclass AS o ON o.opcmethod = 405 AND o.opcdefault
+         WHERE t.oid = b.key_base
+           AND (o.opcintype = t.oid
+                OR o.opcintype = 'anyenum'::regtype AND t.typtype = 'e'
+                OR o.opcintype = 'anyrange'::regtype AND t.typtype = 'r'
+                OR o.opcintype = 'anymultirange'::regtype AND t.typtype = 'm'
+                OR o.opcintype = 'record'::regtype AND t.typtype = 'c'
+                OR o.opcintype = 'anyarray'::regtype AND t.typelem <> 0 AND t.typlen = -1
+                OR EXISTS (SELECT FROM pg_cast AS c
+                            WHERE c.castsource = t.oid AND c.casttarget = o.opcintype
+                              AND c.castmethod = 'b' AND c.castcontext = 'i'))),
+    'identity', CASE
+        WHEN b.relreplident = 'f' THEN 'full'
+        WHEN b.relreplident = 'i' THEN 'index'
+        WHEN EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = b.oid AND i.indisprimary)
+            THEN 'primary key'
+        ELSE 'none' END,
+    'unkeyed_unique', (
+        SELECT coalesce(jsonb_agg(x.relname ORDER BY x.relname), '[]')
+          FROM pg_index AS i
+          JOIN pg_class AS x ON x.oid = i.indexrelid
+         WHERE i.indrelid = b.oid AND (i.indisunique OR i.indisexclusion) AND NOT x.relispartition
+           AND b.key_attnum IS NOT NULL
+           AND b.key_attnum <> ALL ((i.indkey::int2[])[0:i.indnkeyatts - 1])),
+    'firing_triggers', (
+        SELECT coalesce(jsonb_agg(g.tgname ORDER BY g.tgname), '[]')
+          FROM pg_trigger AS g
+         WHERE g.tgrelid = b.oid AND NOT g.tgisinternal AND g.tgenabled IN ('A', 'R')
+           AND g.tgname !~ '^(zzz_)?reshard_')
+    ) ORDER BY b.nspname, b.relname), '[]')::text
+  FROM base AS b

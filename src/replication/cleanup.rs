@@ -1,0 +1,94 @@
+//! Removes everything that a migration made for replication, from every server
+//! of both clusters. What is gone already is no error.
+use futures::future::try_join_all;
+
+use crate::cluster::Side;
+use crate::error::Result;
+use crate::remote::quote::ident;
+use crate::remote::{Connection, Links};
+use crate::replication::{marker, slot, subscription};
+
+/// Drops subscriptions (with their origins), then slots, then publications and
+/// markers whose names start with `prefix`.
+///
+/// # Errors
+/// The servers'.
+pub async fn remove_flows(links: &Links, prefix: &str) -> Result<()> {
+    for side in [Side::Source, Side::Destination] {
+        let sessions = links.sessions(side).await?;
+        try_join_all(sessions.iter().map(|(_, s)| subscription::drop_prefix(s, prefix))).await?;
+    }
+    for side in [Side::Source, Side::Destination] {
+        let sessions = links.sessions(side).await?;
+        try_join_all(sessions.iter().map(|(_, s)| slot::drop_prefix(s, prefix))).await?;
+        try_join_all(sessions.iter().map(|(_, s)| drop_publications(s, prefix))).await?;
+    }
+    let nodes = links.sessions(Side::Source).await?;
+    try_join_all(nodes.iter().map(|(_, s)| marker::forget(s, prefix))).await?;
+    Ok(())
+}
+
+/// The same on one server alone, where others can't be reached.
+///
+/// # Errors
+/// The server's.
+pub async fn remove_from(session: &Connection, prefix: &str) -> Result<()> {
+    subscription::drop_prefix(session, prefix).await?;
+    slot::drop_prefix(session, prefix).await?;
+    drop_publications(session, prefix).await
+}
+
+/// Drops all publications whose name starts with `prefix`.
+///
+/// # Errors
+/// The server's.
+pub async fn drop_publications(session: &Connection, prefix: &str) -> Result<()> {
+    let rows = session
+        .query(
+            "SELECT pubname::text FROM pg_publication \
+              WHERE pg_catalog.starts_with(pubname::text, $1)",
+            &[&prefix],
+        )
+        .await?;
+    for row in rows {
+        let name: String = row.try_get(0).map_err(|e| session.error(&e))?;
+        session.batch(&format!("DROP PUBLICATION IF EXISTS {}", ident(&name))).await?;
+    }
+    Ok(())
+}
+
+/// Drops the placement tables of row filters that no publication refers to.
+///
+/// # Errors
+/// The server's.
+pub async fn drop_placements(session: &Connection) -> Result<()> {
+    let rows = session
+        .query(
+            "SELECT c.relname::text FROM pg_class AS c \
+               JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = 'reshard' \
+              WHERE c.relkind = 'p' AND c.relname ~ '^placement_' \
+                AND NOT EXISTS (SELECT 1 FROM pg_depend AS d \
+                                 WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid \
+                                   AND d.classid = 'pg_publication_rel'::regclass)",
+            &[],
+        )
+        .await?;
+    for row in rows {
+        let name: String = row.try_get(0).map_err(|e| session.error(&e))?;
+        let table = format!("reshard.{}", ident(&name));
+        session
+            .batch(&format!(
+                "BEGIN; ALTER EXTENSION reshard DROP TABLE {table}; DROP TABLE {table}; COMMIT"
+            ))
+            .await?;
+    }
+    Ok(())
+}
+
+/// Drops the helper schema of a shard.
+///
+/// # Errors
+/// The server's.
+pub async fn drop_helpers(session: &Connection) -> Result<()> {
+    session.batch("SET client_min_messages = error; DROP SCHEMA IF EXISTS reshard CASCADE").await
+}

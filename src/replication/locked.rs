@@ -1,0 +1,60 @@
+//! DDL on tables that are in use: waits for locks in short turns, so that it
+//! never makes the application queue behind it for long.
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Kind, Result};
+use crate::gucs;
+use crate::remote::Connection;
+
+/// How long DDL on one table is tried altogether.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// Runs `sql` in one transaction under `reshard.lock_timeout`, again and again
+/// until it gets its locks.
+///
+/// # Errors
+/// 55P03 when the locks could not be had in ten minutes, with the sessions in
+/// the way; any other error at once.
+pub async fn batch(session: &Connection, table: &str, sql: &str) -> Result<()> {
+    let began = Instant::now();
+    let turn = gucs::LOCK_TIMEOUT.get();
+    loop {
+        let text = format!("BEGIN; SET LOCAL lock_timeout = {turn}; {sql}; COMMIT");
+        let error = match session.batch(&text).await {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        if !session.is_closed() {
+            session.batch("ROLLBACK").await?;
+        }
+        let passing = matches!(error.sqlstate(), "55P03" | "40P01");
+        if !passing {
+            return Err(error);
+        }
+        if began.elapsed() > PATIENCE {
+            return Err(Error::new(
+                Kind::LockNotAvailable,
+                format!("could not lock table {table} on {}", session.label()),
+            )
+            .detail(format!("In the way: {}.", holders(session, table).await?))
+            .hint("End these sessions, then SELECT reshard_resume(...)."));
+        }
+        // Others go first: as long a pause as the turn was.
+        tokio::time::sleep(Duration::from_millis(turn.unsigned_abs().into())).await;
+    }
+}
+
+/// Sessions that hold locks on a table, for people.
+async fn holders(session: &Connection, table: &str) -> Result<String> {
+    let row = session
+        .one(
+            "SELECT coalesce(string_agg(format('pid %s (user \"%s\", application \"%s\", \
+                        transaction open for %s)', a.pid, a.usename, a.application_name, \
+                        date_trunc('second', now() - a.xact_start)), '; '), 'no session now') \
+               FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) \
+              WHERE l.relation = to_regclass($1) AND l.granted AND a.pid <> pg_backend_pid()",
+            &[&table],
+        )
+        .await?;
+    row.try_get(0).map_err(|e| session.error(&e))
+}

@@ -1,0 +1,129 @@
+//! Markers: a row written on the publisher and seen on the subscriber proves
+//! that all that was committed before it has been applied there, since one apply
+//! worker applies a flow's transactions in the order of their commits.
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use futures::future::try_join_all;
+
+use crate::cluster::ShardNo;
+use crate::error::{Error, Kind, Result};
+use crate::remote::{Connection, Links};
+use crate::state::flow::Flow;
+
+/// How often the subscribers are asked.
+const POLL: Duration = Duration::from_millis(2);
+
+/// Writes a marker into every flow and waits until each has arrived.
+///
+/// # Errors
+/// 55P03 after `timeout`, with the flows that did not answer; the servers'.
+pub async fn round_trip(links: &Links, flows: &[Flow], timeout: Duration) -> Result<Duration> {
+    let Some(direction) = flows.first().map(|f| f.direction) else {
+        return Err(Error::internal("a marker needs a flow"));
+    };
+    let began = Instant::now();
+    let publishers = group(links, flows, direction.publisher()).await?;
+    let written = write(&publishers).await?;
+    let subscribers = group(links, flows, direction.subscriber()).await?;
+    try_join_all(
+        subscribers.iter().map(|(session, flows)| arrive(session, flows, &written, began, timeout)),
+    )
+    .await?;
+    Ok(began.elapsed())
+}
+
+/// The value that was written for each marker.
+type Values = BTreeMap<String, i64>;
+
+type Group<'a> = Vec<(Rc<Connection>, Vec<&'a Flow>)>;
+
+async fn group<'a>(
+    links: &Links,
+    flows: &'a [Flow],
+    side: crate::cluster::Side,
+) -> Result<Group<'a>> {
+    let mut by_shard: BTreeMap<ShardNo, Vec<&Flow>> = BTreeMap::new();
+    for flow in flows {
+        by_shard.entry(flow.shard_on(side)).or_default().push(flow);
+    }
+    try_join_all(
+        by_shard
+            .into_iter()
+            .map(|(shard, flows)| async move { Ok((links.session(side, shard).await?, flows)) }),
+    )
+    .await
+}
+
+/// Writes a value, larger than all before, for every flow of each publisher.
+async fn write(publishers: &Group<'_>) -> Result<Values> {
+    let written = try_join_all(publishers.iter().map(|(session, flows)| async move {
+        let ids: Vec<String> = flows.iter().map(|f| f.marker_id()).collect();
+        let rows = session
+            .query(
+                "INSERT INTO reshard.marker AS m (id, value) \
+                 SELECT id, 1 FROM unnest($1::text[]) AS id \
+                 ON CONFLICT (id) DO UPDATE SET value = m.value + 1 RETURNING id, value",
+                &[&ids],
+            )
+            .await?;
+        rows.iter()
+            .map(|row| {
+                let get = |e: tokio_postgres::Error| session.error(&e);
+                Ok((row.try_get(0).map_err(get)?, row.try_get(1).map_err(get)?))
+            })
+            .collect::<Result<Vec<(String, i64)>>>()
+    }))
+    .await?;
+    Ok(written.into_iter().flatten().collect())
+}
+
+async fn arrive(
+    session: &Connection,
+    flows: &[&Flow],
+    written: &Values,
+    began: Instant,
+    timeout: Duration,
+) -> Result<()> {
+    let ids: Vec<String> = flows.iter().map(|f| f.marker_id()).collect();
+    let values: Vec<i64> = ids.iter().filter_map(|id| written.get(id).copied()).collect();
+    loop {
+        let missing: Vec<String> = session
+            .value(
+                "SELECT coalesce(array_agg(w.id), '{}') \
+                   FROM unnest($1::text[], $2::bigint[]) AS w (id, value) \
+                  WHERE NOT EXISTS (SELECT 1 FROM reshard.marker AS m \
+                                     WHERE m.id = w.id AND m.value >= w.value)",
+                &[&ids, &values],
+            )
+            .await?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        if began.elapsed() > timeout {
+            return Err(Error::new(
+                Kind::LockNotAvailable,
+                format!("changes did not arrive on {} in time", session.label()),
+            )
+            .detail(format!(
+                "After {} ms these flows had not answered: {}.",
+                began.elapsed().as_millis(),
+                missing.join(", ")
+            ))
+            .hint("See reshard.replication_slots for their lag and errors."));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Removes the markers of a migration from every shard of a side.
+///
+/// # Errors
+/// The servers'.
+pub async fn forget(session: &Connection, prefix: &str) -> Result<()> {
+    session
+        .execute("DELETE FROM reshard.marker WHERE pg_catalog.starts_with(id, $1)", &[&prefix])
+        .await
+        .map(|_| ())
+}

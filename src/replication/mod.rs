@@ -1,0 +1,14 @@
+//! Replication by PostgreSQL's own means: replica identities, publications,
+//! slots and subscriptions, in both directions, and how to be rid of them.
+//!
+//! Every step can be repeated: names follow from the migration's number, and
+//! what is there already is left as it is.
+pub mod cleanup;
+pub mod handoff;
+pub mod locked;
+pub mod marker;
+pub mod monitor;
+pub mod publication;
+pub mod settle;
+pub mod slot;
+pub mod subscription;

@@ -1,0 +1,240 @@
+//! Publications of a migration: one per subscriber on each publisher, whose row
+//! filters are the subscriber's placement.
+use std::collections::BTreeMap;
+
+use crate::cluster::ShardNo;
+use crate::error::{Error, Result};
+use crate::remote::quote::{ident, literal};
+use crate::remote::Connection;
+use crate::state::flow::Flow;
+use crate::state::table::Table;
+
+/// Row filters of sharded tables on one publisher: for each table's number, the
+/// relation whose hash partitioning is the placement.
+pub type Parents = BTreeMap<i32, String>;
+
+/// Makes the small hash-partitioned tables that placements refer to, one per
+/// type of key, as part of the extension.
+///
+/// A row filter may use `satisfies_hash_partition`, since it is a built-in
+/// immutable function, but it asks for a table partitioned by the key's type.
+///
+/// # Errors
+/// The server's.
+pub async fn placement_parents(session: &Connection, tables: &[Table]) -> Result<Parents> {
+    let mut parents = Parents::new();
+    let mut known: BTreeMap<String, String> = BTreeMap::new();
+    for table in tables {
+        let Some(key) = &table.key_column else { continue };
+        let row = session
+            .one(
+                "SELECT format('placement_%s_%s', a.atttypid, a.attcollation), \
+                        format_type(a.atttypid, NULL), \
+                        (SELECT format('COLLATE %I.%I', n.nspname, l.collname) FROM pg_collation AS l \
+                           JOIN pg_namespace AS n ON n.oid = l.collnamespace \
+                          WHERE l.oid = a.attcollation) \
+                   FROM pg_attribute AS a WHERE a.attrelid = to_regclass($1) AND a.attname = $2",
+                &[&table.qualified(), key],
+            )
+            .await?;
+        let get = |e: tokio_postgres::Error| session.error(&e);
+        let name: String = row.try_get(0).map_err(get)?;
+        let type_name: String = row.try_get(1).map_err(get)?;
+        let collation: Option<String> = row.try_get(2).map_err(get)?;
+        let parent = match known.get(&name) {
+            Some(parent) => parent.clone(),
+            None => {
+                let parent = format!("reshard.{}", ident(&name));
+                make_parent(session, &parent, &type_name, collation.as_deref()).await?;
+                known.insert(name, parent.clone());
+                parent
+            }
+        };
+        parents.insert(table.table_id, parent);
+    }
+    Ok(parents)
+}
+
+async fn make_parent(
+    session: &Connection,
+    parent: &str,
+    type_name: &str,
+    collation: Option<&str>,
+) -> Result<()> {
+    let exists: bool = session.value("SELECT to_regclass($1) IS NOT NULL", &[&parent]).await?;
+    if exists {
+        return Ok(());
+    }
+    session
+        .batch(&format!(
+            "BEGIN; CREATE TABLE {parent} (key {type_name} {}) PARTITION BY HASH (key); \
+             COMMENT ON TABLE {parent} IS 'placement by hash of {}; row filters refer to it'; \
+             ALTER EXTENSION reshard ADD TABLE {parent}; COMMIT",
+            collation.unwrap_or(""),
+            type_name.replace('\'', "''"),
+        ))
+        .await
+}
+
+/// Makes the publication of one flow.
+///
+/// `parents` is empty where this direction's rows go to one shard alone.
+///
+/// # Errors
+/// The server's.
+pub async fn create(
+    session: &Connection,
+    flow: &Flow,
+    tables: &[Table],
+    parents: &Parents,
+    subscriber: ShardNo,
+    subscribers: u32,
+) -> Result<()> {
+    let exists: bool = session
+        .value(
+            "SELECT EXISTS (SELECT 1 FROM pg_publication WHERE pubname = $1)",
+            &[&flow.publication_name],
+        )
+        .await?;
+    if exists {
+        return Ok(());
+    }
+    let sql = statement(flow, tables, parents, subscriber, subscribers)?;
+    session.batch(&sql).await
+}
+
+/// The statement that makes a publication.
+fn statement(
+    flow: &Flow,
+    tables: &[Table],
+    parents: &Parents,
+    subscriber: ShardNo,
+    subscribers: u32,
+) -> Result<String> {
+    let mut members =
+        vec![format!("TABLE reshard.marker WHERE (id = {})", literal(&flow.marker_id()))];
+    for table in tables {
+        let mut conditions = Vec::new();
+        if let (Some(key), true) = (&table.key_column, subscribers > 1) {
+            let parent = parents.get(&table.table_id).ok_or_else(|| {
+                Error::internal(format!("no placement is known for table {}", table.qualified()))
+            })?;
+            conditions.push(format!(
+                "pg_catalog.satisfies_hash_partition({}::pg_catalog.regclass, {subscribers}, \
+                 {subscriber}, {})",
+                literal(parent),
+                ident(key)
+            ));
+        }
+        if let Some(filter) = &table.row_filter {
+            conditions.push(format!("({filter})"));
+        }
+        let filter = match conditions.is_empty() {
+            true => String::new(),
+            false => format!(" WHERE ({})", conditions.join(" AND ")),
+        };
+        members.push(format!("TABLE ONLY {}{}{filter}", table.qualified(), column_list(table)));
+    }
+    Ok(format!(
+        "CREATE PUBLICATION {} FOR {} \
+         WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = false)",
+        ident(&flow.publication_name),
+        members.join(", ")
+    ))
+}
+
+/// The list of columns, where the user's publication has one.
+fn column_list(table: &Table) -> String {
+    if !table.column_list {
+        return String::new();
+    }
+    let columns: Vec<String> = table.columns.iter().map(|c| ident(c)).collect();
+    format!(" ({})", columns.join(", "))
+}
+
+/// Takes tables out of a publication that are copied in a later wave.
+///
+/// # Errors
+/// The server's.
+pub async fn drop_tables(session: &Connection, publication: &str, tables: &[&Table]) -> Result<()> {
+    let rows = session
+        .query(
+            "SELECT format('%I.%I', schemaname, tablename) FROM pg_publication_tables \
+              WHERE pubname = $1",
+            &[&publication],
+        )
+        .await?;
+    let mut members = Vec::new();
+    for row in rows {
+        members.push(row.try_get::<_, String>(0).map_err(|e| session.error(&e))?);
+    }
+    for table in tables {
+        let plain: bool = session
+            .value(
+                "SELECT format('%I.%I', $1::text, $2::text) = ANY ($3)",
+                &[&table.schema_name, &table.table_name, &members],
+            )
+            .await?;
+        if plain {
+            session
+                .batch(&format!(
+                    "ALTER PUBLICATION {} DROP TABLE ONLY {}",
+                    ident(publication),
+                    table.qualified()
+                ))
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::cluster::Direction;
+
+    fn table(key: Option<&str>, filter: Option<&str>) -> Table {
+        Table {
+            table_id: 1,
+            wave: 1,
+            schema_name: "s".into(),
+            table_name: "T".into(),
+            columns: vec!["a".into()],
+            column_list: false,
+            key_column: key.map(Into::into),
+            row_filter: filter.map(Into::into),
+            identity: "d".into(),
+            identity_index: None,
+            status: "pending".into(),
+        }
+    }
+
+    fn flow() -> Flow {
+        Flow::new("abc", 1, Direction::Forward, 1, ShardNo(0), ShardNo(2))
+    }
+
+    #[test]
+    fn a_sharded_table_is_filtered_by_placement_and_user() {
+        let parents = Parents::from([(1, "reshard.\"p\"".to_owned())]);
+        let sql = statement(&flow(), &[table(Some("k"), Some("a > 1"))], &parents, ShardNo(2), 4)
+            .unwrap();
+        assert!(sql.contains(
+            "TABLE ONLY \"s\".\"T\" WHERE (pg_catalog.satisfies_hash_partition('reshard.\"p\"'\
+             ::pg_catalog.regclass, 4, 2, \"k\") AND (a > 1))"
+        ));
+    }
+
+    #[test]
+    fn an_omni_table_is_not_filtered() {
+        let sql = statement(&flow(), &[table(None, None)], &Parents::new(), ShardNo(2), 4).unwrap();
+        assert!(sql.contains("TABLE ONLY \"s\".\"T\" WITH"));
+    }
+
+    #[test]
+    fn a_missing_placement_is_an_error() {
+        assert!(
+            statement(&flow(), &[table(Some("k"), None)], &Parents::new(), ShardNo(0), 2).is_err()
+        );
+    }
+}

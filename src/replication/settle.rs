@@ -1,0 +1,330 @@
+//! Makes tables fit to be published: a replica identity that lets UPDATE and
+//! DELETE through, the trigger that writes whole rows when a sharding key
+//! changes, and the fence.
+//!
+//! This comes before the filtered publication exists: a row filter over a column
+//! outside of the replica identity makes the application's own UPDATE and
+//! DELETE fail (`CheckCmdReplicaIdentity` in src/backend/executor/execReplication.c).
+use crate::error::{Error, Kind, Result};
+use crate::remote::quote::{ident, literal};
+use crate::remote::Connection;
+use crate::replication::locked;
+use crate::state::options::ReplicaIdentity;
+use crate::state::table::Table;
+
+/// Name of the fence's trigger on every table.
+pub const FENCE_TRIGGER: &str = "reshard_fence";
+/// Name of the trigger that writes whole rows; the last one of its kind to fire.
+const DETOAST_TRIGGER: &str = "zzz_reshard_detoast";
+
+/// What is done to one table.
+pub struct Settings<'a> {
+    /// The cluster that the table's server belongs to; the fence names it.
+    pub cluster: &'a str,
+    /// Column of the row filter that this server's publications will have.
+    pub filter_column: Option<&'a str>,
+    /// How to get an identity.
+    pub identity: Identity<'a>,
+    /// Triggers go with `DROP EXTENSION` (the server has the extension).
+    pub has_extension: bool,
+}
+
+/// How a table gets its replica identity.
+pub enum Identity<'a> {
+    /// Leave it alone: keys are not there yet.
+    Leave,
+    /// Whatever lets UPDATE and DELETE through, by the user's preference.
+    Fit(ReplicaIdentity),
+    /// The index of this name, as at the other end of the flow: a subscriber
+    /// finds rows by its own identity, which must be part of what is sent.
+    Index(&'a str),
+}
+
+/// What the catalogs of a server say about a table.
+struct Facts {
+    identity: String,
+    identity_columns: Vec<String>,
+    identity_index: Option<String>,
+    candidate: Option<String>,
+    column_list: bool,
+    has_toast: bool,
+    fenced: bool,
+    detoasting: bool,
+}
+
+/// Brings one table into shape; returns the index that is its identity now, if
+/// one is. Repeatable.
+///
+/// # Errors
+/// 0A000 where a column list rules out the identity that is needed; 55P03 where
+/// the table can't be locked; the server's.
+pub async fn table(
+    session: &Connection,
+    table: &Table,
+    settings: &Settings<'_>,
+) -> Result<Option<String>> {
+    let facts = facts(session, table, settings.filter_column).await?;
+    let name = table.qualified();
+    let mut statements = Vec::new();
+    let mut index = facts.identity_index.clone();
+    let mut whole_rows = facts.identity == "f";
+    match identity_needed(&facts, table, settings)? {
+        Change::None => {}
+        Change::Index(wanted) => {
+            statements.push(format!(
+                "ALTER TABLE {name} REPLICA IDENTITY USING INDEX {}",
+                ident(&wanted)
+            ));
+            index = Some(wanted);
+        }
+        Change::Full => {
+            statements.push(format!("ALTER TABLE {name} REPLICA IDENTITY FULL"));
+            whole_rows = true;
+            index = None;
+        }
+    }
+
+    if let Some(column) = settings.filter_column {
+        if facts.has_toast && !whole_rows && !facts.detoasting {
+            let column = ident(column);
+            statements.push(format!(
+                "CREATE TRIGGER {DETOAST_TRIGGER} BEFORE UPDATE ON {name} FOR EACH ROW \
+                 WHEN (OLD.{column} IS DISTINCT FROM NEW.{column}) \
+                 EXECUTE FUNCTION reshard.detoast()"
+            ));
+            statements.push(format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {DETOAST_TRIGGER}"));
+            if settings.has_extension {
+                statements.push(format!(
+                    "ALTER TRIGGER {DETOAST_TRIGGER} ON {name} DEPENDS ON EXTENSION reshard"
+                ));
+            }
+        }
+    }
+    if !facts.fenced {
+        statements.extend(fence_statements(&name, settings.cluster, settings.has_extension));
+    }
+    if !statements.is_empty() {
+        locked::batch(session, &name, &statements.join("; ")).await?;
+    }
+    Ok(index)
+}
+
+enum Change {
+    None,
+    Index(String),
+    Full,
+}
+
+fn identity_needed(facts: &Facts, table: &Table, settings: &Settings<'_>) -> Result<Change> {
+    match settings.identity {
+        Identity::Leave => Ok(Change::None),
+        Identity::Index(wanted) if facts.identity_index.as_deref() == Some(wanted) => {
+            Ok(Change::None)
+        }
+        Identity::Index(wanted) => Ok(Change::Index(wanted.to_owned())),
+        Identity::Fit(_) if suffices(facts, settings.filter_column) => Ok(Change::None),
+        Identity::Fit(preference) => {
+            if let (ReplicaIdentity::Auto, Some(index)) = (preference, &facts.candidate) {
+                return Ok(Change::Index(index.clone()));
+            }
+            if facts.column_list {
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    format!(
+                        "table {} has no replica identity that holds its sharding key",
+                        table.qualified()
+                    ),
+                )
+                .detail("The publication lists columns, which rules out REPLICA IDENTITY FULL.")
+                .hint(
+                    "Create a unique index over NOT NULL columns that holds the key, or publish \
+                     all columns.",
+                ));
+            }
+            Ok(Change::Full)
+        }
+    }
+}
+
+/// Statements that put the fence on a relation.
+fn fence_statements(name: &str, cluster: &str, has_extension: bool) -> Vec<String> {
+    let mut statements = vec![format!(
+        "CREATE TRIGGER {FENCE_TRIGGER} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {name} \
+         FOR EACH STATEMENT EXECUTE FUNCTION reshard.fence({})",
+        literal(cluster)
+    )];
+    if has_extension {
+        statements
+            .push(format!("ALTER TRIGGER {FENCE_TRIGGER} ON {name} DEPENDS ON EXTENSION reshard"));
+    }
+    statements
+}
+
+/// Puts the fence on the partitioned tables above the tables of a migration: a
+/// statement's triggers are those of the relation that it names.
+///
+/// # Errors
+/// As [`table`].
+pub async fn fence_parents(
+    session: &Connection,
+    tables: &[Table],
+    cluster: &str,
+    has_extension: bool,
+) -> Result<()> {
+    let names: Vec<String> = tables.iter().map(Table::qualified).collect();
+    let rows = session
+        .query(
+            "SELECT DISTINCT format('%I.%I', n.nspname, c.relname) \
+               FROM unnest($1::text[]) AS t (name), \
+                    pg_partition_ancestors(to_regclass(t.name)) AS a (relid) \
+               JOIN pg_class AS c ON c.oid = a.relid \
+               JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+              WHERE c.relkind = 'p' AND NOT EXISTS (SELECT 1 FROM pg_trigger AS g \
+                    WHERE g.tgrelid = c.oid AND g.tgname = $2 AND NOT g.tgisinternal)",
+            &[&names, &FENCE_TRIGGER],
+        )
+        .await?;
+    for row in rows {
+        let name: String = row.try_get(0).map_err(|e| session.error(&e))?;
+        let statements = fence_statements(&name, cluster, has_extension);
+        locked::batch(session, &name, &statements.join("; ")).await?;
+    }
+    Ok(())
+}
+
+/// Whether the identity lets UPDATE and DELETE through, filter included.
+fn suffices(facts: &Facts, filter_column: Option<&str>) -> bool {
+    if facts.identity == "f" {
+        return true;
+    }
+    match filter_column {
+        Some(column) => facts.identity_columns.iter().any(|c| c == column),
+        None => !facts.identity_columns.is_empty(),
+    }
+}
+
+async fn facts(session: &Connection, table: &Table, filter_column: Option<&str>) -> Result<Facts> {
+    let rows = session
+        .query(
+            "SELECT c.relreplident::text, \
+                    coalesce((SELECT array_agg(a.attname::text) FROM pg_index AS i, \
+                                     unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, nr) \
+                                JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum \
+                               WHERE i.indrelid = c.oid AND i.indislive AND k.nr <= i.indnkeyatts \
+                                 AND CASE c.relreplident WHEN 'd' THEN i.indisprimary \
+                                                         WHEN 'i' THEN i.indisreplident \
+                                                         ELSE false END), '{}'), \
+                    (SELECT ic.relname::text FROM pg_index AS i JOIN pg_class AS ic ON ic.oid = i.indexrelid \
+                      WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid \
+                        AND i.indpred IS NULL AND i.indexprs IS NULL \
+                        AND NOT EXISTS (SELECT 1 FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, nr) \
+                                          JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum \
+                                         WHERE k.nr <= i.indnkeyatts AND NOT a.attnotnull) \
+                        AND ($2::text IS NULL OR EXISTS ( \
+                              SELECT 1 FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, nr) \
+                                JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum \
+                               WHERE k.nr <= i.indnkeyatts AND a.attname = $2)) \
+                      ORDER BY i.indisprimary DESC, i.indnkeyatts, ic.relname LIMIT 1), \
+                    (SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = c.oid \
+                        AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') > $3, \
+                    c.reltoastrelid <> 0, \
+                    EXISTS (SELECT 1 FROM pg_trigger AS t WHERE t.tgrelid = c.oid AND t.tgname = $4), \
+                    EXISTS (SELECT 1 FROM pg_trigger AS t WHERE t.tgrelid = c.oid AND t.tgname = $5), \
+                    (SELECT ic.relname::text FROM pg_index AS i JOIN pg_class AS ic ON ic.oid = i.indexrelid \
+                      WHERE i.indrelid = c.oid AND i.indisreplident AND c.relreplident = 'i') \
+               FROM pg_class AS c WHERE c.oid = to_regclass($1)",
+            &[
+                &table.qualified(),
+                &filter_column,
+                &(table.columns.len() as i64),
+                &FENCE_TRIGGER,
+                &DETOAST_TRIGGER,
+            ],
+        )
+        .await?;
+    let row = rows.first().ok_or_else(|| {
+        Error::state(format!("table {} does not exist on {}", table.qualified(), session.label()))
+            .hint("Bring the schema there: SELECT reshard_schema_sync('pre', ...);")
+    })?;
+    let get = |e: tokio_postgres::Error| session.error(&e);
+    Ok(Facts {
+        identity: row.try_get(0).map_err(get)?,
+        identity_columns: row.try_get(1).map_err(get)?,
+        candidate: row.try_get(2).map_err(get)?,
+        column_list: row.try_get(3).map_err(get)?,
+        has_toast: row.try_get(4).map_err(get)?,
+        fenced: row.try_get(5).map_err(get)?,
+        detoasting: row.try_get(6).map_err(get)?,
+        identity_index: row.try_get(7).map_err(get)?,
+    })
+}
+
+/// Takes our triggers off all tables of a server and puts identities back.
+/// With `keep_fence` the fence stays.
+///
+/// # Errors
+/// The server's.
+pub async fn restore(session: &Connection, tables: &[Table], keep_fence: bool) -> Result<()> {
+    let names: Vec<String> = tables.iter().map(Table::qualified).collect();
+    let present = session
+        .query(
+            "SELECT t.nr::int, c.relreplident::text, \
+                    coalesce((SELECT ic.relname::text FROM pg_index AS i \
+                                JOIN pg_class AS ic ON ic.oid = i.indexrelid \
+                               WHERE i.indrelid = c.oid AND i.indisreplident), '') \
+               FROM unnest($1::text[]) WITH ORDINALITY AS t (name, nr) \
+               JOIN pg_class AS c ON c.oid = to_regclass(t.name)",
+            &[&names],
+        )
+        .await?;
+    for row in present {
+        let get = |e: tokio_postgres::Error| session.error(&e);
+        let number: i32 = row.try_get(0).map_err(get)?;
+        let identity: String = row.try_get(1).map_err(get)?;
+        let index: String = row.try_get(2).map_err(get)?;
+        let Some(table) = tables.get(number as usize - 1) else { continue };
+        if identity == table.identity
+            && (identity != "i" || table.identity_index.as_deref() == Some(index.as_str()))
+        {
+            continue;
+        }
+        let name = table.qualified();
+        let wanted = match (table.identity.as_str(), &table.identity_index) {
+            ("f", _) => "FULL".to_owned(),
+            ("n", _) => "NOTHING".to_owned(),
+            ("i", Some(index)) => format!("USING INDEX {}", ident(index)),
+            _ => "DEFAULT".to_owned(),
+        };
+        locked::batch(session, &name, &format!("ALTER TABLE {name} REPLICA IDENTITY {wanted}"))
+            .await?;
+    }
+    drop_triggers(
+        session,
+        if keep_fence { &[DETOAST_TRIGGER] } else { &[DETOAST_TRIGGER, FENCE_TRIGGER] },
+    )
+    .await
+}
+
+/// Drops our triggers of these names from every relation of the server.
+async fn drop_triggers(session: &Connection, triggers: &[&str]) -> Result<()> {
+    let rows = session
+        .query(
+            "SELECT format('%I.%I', n.nspname, c.relname), g.tgname::text \
+               FROM pg_trigger AS g JOIN pg_class AS c ON c.oid = g.tgrelid \
+               JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+               JOIN pg_proc AS p ON p.oid = g.tgfoid \
+               JOIN pg_namespace AS pn ON pn.oid = p.pronamespace \
+              WHERE pn.nspname = 'reshard' AND NOT g.tgisinternal AND g.tgparentid = 0 \
+                AND g.tgname = ANY ($1)",
+            &[&triggers],
+        )
+        .await?;
+    for row in rows {
+        let get = |e: tokio_postgres::Error| session.error(&e);
+        let name: String = row.try_get(0).map_err(get)?;
+        let trigger: String = row.try_get(1).map_err(get)?;
+        let sql = format!("DROP TRIGGER IF EXISTS {} ON {name}", ident(&trigger));
+        locked::batch(session, &name, &sql).await?;
+    }
+    Ok(())
+}

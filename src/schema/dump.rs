@@ -1,0 +1,288 @@
+//! The plan of a task: `pg_dump --schema-only | reshard-schema`, kept in the
+//! state tables. The dump is streamed from one program to the other; only the
+//! plan comes into this process.
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
+
+use crate::cluster::Cluster;
+use crate::error::{Error, Kind, Result};
+use crate::pg::subprocess::{self, Child};
+use crate::pg::xact;
+use crate::remote::Endpoint;
+use crate::schema::failure;
+use crate::state;
+use crate::state::event::Severity;
+use crate::state::schema::Preamble;
+use crate::state::task::Task;
+
+/// The planner's JSON that this version reads.
+const CONTRACT_VERSION: u32 = 1;
+/// How long pg_dump waits for a lock of the source before it gives up.
+const DUMP_LOCK_TIMEOUT: &str = "--lock-wait-timeout=30s";
+/// Bytes of a program's messages that are kept.
+const MESSAGES_LIMIT: usize = 4_000;
+/// Objects left out that an event names; the rest is counted.
+const NAMED_LEFT_OUT: usize = 50;
+
+/// The planner's output.
+#[derive(Deserialize)]
+struct Plan {
+    version: u32,
+    server_version: Option<String>,
+    session: Vec<String>,
+    statements: Vec<serde_json::Value>,
+    left_out: Vec<LeftOut>,
+}
+
+#[derive(Deserialize)]
+struct LeftOut {
+    kind: String,
+    schema_name: Option<String>,
+    object_name: Option<String>,
+    reason: String,
+}
+
+/// Gives a task its plan: a row per statement and shard of the destination.
+/// Shard 0 of the source is dumped. Nothing happens where there is a plan.
+///
+/// # Errors
+/// 55000 where a program is missing, the dump fails or the planner refuses a
+/// statement; 08006 where the source went away.
+pub async fn plan(task: &Task, source: &Cluster, destination: &Cluster) -> Result<()> {
+    if xact::transaction(|| state::schema::has_plan(task.id))? {
+        return Ok(());
+    }
+    let node = source
+        .shards
+        .first()
+        .ok_or_else(|| Error::internal(format!("cluster \"{}\" has no shard", source.name)))?;
+    let json = dump(node, task.options.no_owner).await?;
+    let plan: Plan = serde_json::from_slice(&json).map_err(|error| {
+        Error::state("could not read the plan of program \"reshard-schema\"")
+            .detail(format!("{error}."))
+            .hint("Install extension and program from the same version of reshard.")
+    })?;
+    if plan.version != CONTRACT_VERSION {
+        return Err(Error::state("program \"reshard-schema\" is of another version")
+            .detail(format!(
+                "It writes plans of version {}, and this version of reshard reads version {CONTRACT_VERSION}.",
+                plan.version
+            ))
+            .hint("Install extension and program from the same version of reshard."));
+    }
+    xact::transaction(|| store(task, destination, &plan))
+}
+
+fn store(task: &Task, destination: &Cluster, plan: &Plan) -> Result<()> {
+    let preamble =
+        Preamble { server_version: plan.server_version.clone(), session: plan.session.clone() };
+    let count = plan.statements.len();
+    let statements = serde_json::Value::Array(plan.statements.clone());
+    state::schema::insert_plan(task.id, destination.size(), &preamble, &statements)?;
+    state::event::write(
+        Some(task.id),
+        Severity::Info,
+        "schema_planned",
+        &format!("{count} schema statements for each of {} shards", destination.size()),
+        serde_json::json!({ "server_version": plan.server_version }),
+    )?;
+    if plan.left_out.is_empty() {
+        return Ok(());
+    }
+    state::event::write(
+        Some(task.id),
+        Severity::Info,
+        "schema_left_out",
+        &format!("{} schema statements of the source are left out", plan.left_out.len()),
+        left_out_detail(&plan.left_out),
+    )
+}
+
+/// Reason by reason: how many, and which objects. Never a statement's text,
+/// which may hold a password.
+fn left_out_detail(left_out: &[LeftOut]) -> serde_json::Value {
+    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for item in left_out {
+        let name = match (&item.schema_name, &item.object_name) {
+            (Some(schema), Some(name)) => format!("{schema}.{name}"),
+            (None, Some(name)) => name.clone(),
+            _ => String::new(),
+        };
+        let kind = item.kind.replace('_', " ");
+        let object = format!("{kind} {name}").trim_end().to_owned();
+        reasons.entry(&item.reason).or_default().push(object);
+    }
+    reasons
+        .into_iter()
+        .map(|(reason, objects)| {
+            serde_json::json!({
+                "reason": reason,
+                "count": objects.len(),
+                "objects": &objects[..objects.len().min(NAMED_LEFT_OUT)],
+            })
+        })
+        .collect()
+}
+
+/// Runs both programs; the plan's JSON.
+async fn dump(node: &Endpoint, no_owner: bool) -> Result<Vec<u8>> {
+    // The planner first: without it no dump is begun.
+    let mut planner = Command::new(subprocess::find("reshard-schema")?);
+    let mut pg_dump_child = subprocess::spawn(dump_command(&subprocess::find("pg_dump")?, node))?;
+    let dump_out = pg_dump_child
+        .take_stdout()
+        .ok_or_else(|| Error::internal("pg_dump was started without a pipe"))?;
+    planner.args(["--format", "json"]);
+    if no_owner {
+        planner.arg("--no-owner");
+    }
+    planner.env("LC_ALL", "C").stdin(dump_out).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut planner_child = subprocess::spawn(planner)?;
+    let planner_out = planner_child
+        .take_stdout()
+        .ok_or_else(|| Error::internal("reshard-schema was started without a pipe"))?;
+    let (json, planner_said, dump_said) = futures::future::join3(
+        read_all(planner_out.into(), usize::MAX),
+        messages(&mut planner_child),
+        messages(&mut pg_dump_child),
+    )
+    .await;
+    let (json, planner_said, dump_said) = (json?, planner_said?, dump_said?);
+    let dump_status = pg_dump_child.wait().await?;
+    let planner_status = planner_child.wait().await?;
+    // The planner's failure closes the dump's output, which then dies of it.
+    let dump_broke_first =
+        !dump_status.success() && (planner_status.success() || !dump_said.is_empty());
+    if dump_broke_first {
+        return Err(dump_error(node, &subprocess::describe(dump_status), &dump_said));
+    }
+    if !planner_status.success() {
+        let said = failure::without_secret(&planner_said, node);
+        return Err(Error::state(format!("could not plan the schema of {node}"))
+            .detail(format!("{}: {}", subprocess::describe(planner_status), said.trim()))
+            .hint("Try it by hand: pg_dump --schema-only ... | reshard-schema --format text"));
+    }
+    Ok(json)
+}
+
+fn dump_command(program: &Path, node: &Endpoint) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os().filter(|(name, _)| is_libpq_variable(name)) {
+        command.env_remove(name);
+    }
+    // The password goes through the environment: arguments can be read by all.
+    let (open, password) = node.conninfo.split_secret();
+    if let Some(password) = password {
+        command.env("PGPASSWORD", password);
+    }
+    command
+        .env("LC_ALL", "C")
+        .env("PGAPPNAME", "reshard schema")
+        .env("PGCONNECT_TIMEOUT", "10")
+        .args(["--schema-only", "--encoding=UTF8", "--no-password", DUMP_LOCK_TIMEOUT])
+        .arg("--exclude-schema=reshard")
+        .arg(format!("--dbname={}", open.redacted()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Settings that the server's environment would give pg_dump.
+fn is_libpq_variable(name: &std::ffi::OsStr) -> bool {
+    name.to_string_lossy().starts_with("PG")
+}
+
+fn dump_error(node: &Endpoint, status: &str, said: &str) -> Error {
+    let said = failure::without_secret(said, node);
+    let lost = ["connection to server", "server closed the connection", "terminating connection"];
+    let kind = if lost.iter().any(|text| said.contains(text)) {
+        Kind::ConnectionLost
+    } else {
+        Kind::WrongState
+    };
+    let hint = if said.contains("lock timeout") {
+        "Another session holds a lock that forbids reading the schema; see pg_locks on the source."
+    } else {
+        "Try it by hand: pg_dump --schema-only with the connection string of that shard."
+    };
+    Error::new(kind, format!("could not dump the schema of {node}"))
+        .detail(format!("pg_dump ended with {status}: {}", said.trim()))
+        .hint(hint)
+}
+
+async fn messages(child: &mut Child) -> Result<String> {
+    let stderr = child
+        .take_stderr()
+        .ok_or_else(|| Error::internal(format!("{} was started without a pipe", child.name())))?;
+    let bytes = read_all(stderr.into(), MESSAGES_LIMIT).await?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Reads a pipe to its end; keeps the first `limit` bytes.
+async fn read_all(pipe: std::os::fd::OwnedFd, limit: usize) -> Result<Vec<u8>> {
+    let broken = |error| Error::internal(format!("could not read from a program: {error}"));
+    let mut receiver = Receiver::from_owned_fd(pipe).map_err(broken)?;
+    let mut kept = Vec::new();
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        let n = receiver.read(&mut chunk).await.map_err(broken)?;
+        if n == 0 {
+            return Ok(kept);
+        }
+        let room = limit.saturating_sub(kept.len());
+        kept.extend_from_slice(&chunk[..n.min(room)]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::remote::Conninfo;
+
+    fn node() -> Endpoint {
+        Endpoint {
+            cluster: "c".into(),
+            shard: 0,
+            conninfo: Conninfo::parse("host=h dbname=d password=hunter2").unwrap(),
+        }
+    }
+
+    #[test]
+    fn the_password_is_no_argument() {
+        let command = dump_command(Path::new("/x/pg_dump"), &node());
+        assert!(command.get_args().all(|arg| !arg.to_string_lossy().contains("hunter2")));
+        assert!(command.get_envs().any(|(k, v)| k == "PGPASSWORD" && v.unwrap() == "hunter2"));
+    }
+
+    #[test]
+    fn the_password_is_not_in_errors() {
+        let error = dump_error(&node(), "exit code 1", "no login with hunter2");
+        assert!(!error.detail.unwrap().contains("hunter2"));
+    }
+
+    #[test]
+    fn a_lost_source_is_tried_again() {
+        let error = dump_error(&node(), "exit code 1", "pg_dump: error: connection to server at");
+        assert_eq!(error.sqlstate(), "08006");
+    }
+
+    #[test]
+    fn left_out_objects_are_grouped_by_reason() {
+        let item = |name: &str| LeftOut {
+            kind: "user_mapping".into(),
+            schema_name: None,
+            object_name: Some(name.into()),
+            reason: "r".into(),
+        };
+        let detail = left_out_detail(&[item("a"), item("b")]);
+        assert_eq!(detail[0]["count"], 2);
+        assert_eq!(detail[0]["objects"][1], "user mapping b");
+    }
+}

@@ -1,0 +1,56 @@
+//! The schema stage: makes the shards' schema that of the source.
+//!
+//! Responsible for the plan (`pg_dump` and the planner `reshard-schema`), for
+//! running its statements on every shard, each of them exactly once, and for
+//! their rows in `reshard.schema_statement`. It knows nothing of copies, flows
+//! or cutovers, and never touches the source but by `pg_dump`.
+//!
+//! What the coordinator calls, in a worker (futures that use the local database
+//! between awaits):
+//! - [`install_helpers`] brings `sql/shard.sql` onto one shard; before all else.
+//! - [`plan()`] fills the plan of a task; nothing where it has one.
+//! - [`Stage::open`] takes a planned task to its shards: it waits for statements
+//!   of an earlier worker that still run there, and learns what has been applied.
+//! - [`Stage::run_phase`] runs what is open of a phase, on all shards at the same
+//!   time. Done already: nothing happens.
+//! - [`Stage::run_table`] runs one table's keys and indexes, as soon as its rows
+//!   are there; several calls on the same `Stage` may run concurrently and share
+//!   its bound on sessions (`reshard.max_index_builds` on each shard).
+//! - [`Stage::run_identity_keys`] runs what replication needs to find rows.
+//!
+//! A statement's transaction on the shard also writes its digest into
+//! `reshard.applied_statement` there. So a statement whose success was not noted
+//! by the worker isn't run twice, and one that an earlier task ran (schema sync
+//! before copy data) counts as applied as long as its objects are the same ones.
+mod claim;
+mod dump;
+mod failure;
+mod parallel;
+mod progress;
+mod sequence;
+mod session;
+mod stage;
+mod undo;
+
+pub use dump::plan;
+pub use stage::{Phase, Stage};
+pub use undo::drop_created;
+
+use crate::error::{Context, Result};
+use crate::remote::{self, Endpoint, Purpose};
+
+/// All that a shard gets, as plain SQL that can be run again.
+const SHARD_SQL: &str =
+    concat!(include_str!("../../sql/shard.sql"), "\n", include_str!("../../sql/fence.sql"));
+
+/// Brings the helper objects of reshard onto a shard; harmless where they are.
+///
+/// # Errors
+/// The shard's, or no connection.
+pub async fn install_helpers(shard: &Endpoint) -> Result<()> {
+    let connection = remote::connect(shard, Purpose::Schema).await?;
+    connection
+        .batch(SHARD_SQL)
+        .await
+        .context(format!("could not create the helper objects on {shard}"))
+}

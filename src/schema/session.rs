@@ -1,0 +1,285 @@
+//! A session on a shard that runs schema statements, each group of them in one
+//! transaction together with the note that they took effect.
+use futures::future::join_all;
+use serde_json::json;
+
+use crate::error::{Error, Kind, Result};
+use crate::remote::quote::literal;
+use crate::remote::{self, Connection, Endpoint, Purpose};
+use crate::state::schema::{Applied, Statement};
+
+/// Our own settings, after those of the dump. A statement waits for a lock, but
+/// not for ever; it ends soon after the worker that wanted it is gone.
+const SETTINGS: &[&str] = &[
+    "SET lock_timeout = '30s'",
+    "SET session_replication_role = origin",
+    "SET synchronous_commit = on",
+    "SET client_connection_check_interval = '1s'",
+];
+
+/// The objects that a statement `e` is about, as they are now.
+const OBJECTS: &str = "ARRAY[ \
+     coalesce(to_regnamespace(quote_ident( \
+         CASE e.kind WHEN 'schema' THEN e.object_name ELSE e.schema_name END))::oid, 0), \
+     coalesce(to_regclass(quote_ident(e.table_schema) || '.' || quote_ident(e.table_name))::oid, 0), \
+     coalesce(to_regclass(quote_ident(e.schema_name) || '.' || quote_ident(e.object_name))::oid, 0), \
+     coalesce((SELECT x.oid FROM pg_extension AS x \
+                WHERE e.kind = 'extension' AND x.extname = e.object_name), 0)]::oid[]";
+
+/// The statements sent along as JSON.
+const SENT: &str =
+    "jsonb_to_recordset($1::text::jsonb) AS e (digest text, ordinal int, kind text, \
+     schema_name text, object_name text, table_schema text, table_name text)";
+
+/// A session on a shard.
+pub struct Session {
+    connection: Connection,
+    /// Process number of its backend.
+    pub pid: i32,
+}
+
+/// Whose statements run: a task of this database.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// Tells this database from others that use the same shard.
+    pub token: String,
+    /// The task.
+    pub task: i64,
+}
+
+impl Owner {
+    /// The advisory lock that every transaction with schema statements holds.
+    fn lock_key(&self) -> String {
+        format!("hashtextextended({}, 0)", literal(&format!("reshard schema {}", self.token)))
+    }
+}
+
+/// A group of statements that did not take effect.
+pub struct Failed {
+    /// Which of them failed; none if it was none of them in particular.
+    pub at: Option<usize>,
+    /// What happened.
+    pub error: Error,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self { at: None, error }
+    }
+}
+
+impl Session {
+    /// Opens a session and runs the plan's preamble.
+    ///
+    /// # Errors
+    /// As [`remote::connect`], or the shard's.
+    pub async fn open(shard: &Endpoint, preamble: &[String]) -> Result<Self> {
+        let connection = remote::connect(shard, Purpose::Schema).await?;
+        let settings = preamble.iter().map(String::as_str).chain(SETTINGS.iter().copied());
+        let sent: Vec<&str> = settings.collect();
+        let answers = join_all(sent.iter().map(|sql| connection.batch(sql))).await;
+        for (sql, answer) in sent.iter().zip(answers) {
+            match answer {
+                // A setting that this server doesn't know needs no value: a newer
+                // server's dump sets transaction_timeout, for instance.
+                Err(error) if is_setting(sql) && error.sqlstate() == "42704" => {}
+                // Not every system can watch a connection.
+                Err(error)
+                    if sql.contains("client_connection_check_interval")
+                        && error.sqlstate() == "22023" => {}
+                other => other?,
+            }
+        }
+        let pid = connection.value("SELECT pg_backend_pid()", &[]).await?;
+        Ok(Self { connection, pid })
+    }
+
+    /// Whether the session is known to be lost.
+    pub fn is_closed(&self) -> bool {
+        self.connection.is_closed()
+    }
+
+    /// Waits until no transaction with schema statements of this database is open
+    /// on the shard: those of a worker that died.
+    ///
+    /// # Errors
+    /// 55P03 where one goes on.
+    pub async fn wait_for_earlier(&self, owner: &Owner) -> Result<()> {
+        let sql = format!("BEGIN; SELECT pg_advisory_xact_lock({}); COMMIT", owner.lock_key());
+        let Err(error) = self.connection.batch(&sql).await else {
+            return Ok(());
+        };
+        if !self.is_closed() {
+            self.connection.batch("ROLLBACK").await?;
+        }
+        if error.kind != Kind::Server("55P03".to_owned()) {
+            return Err(error);
+        }
+        Err(Error::new(
+            Kind::LockNotAvailable,
+            format!("earlier schema statements still run on {}", self.connection.label()),
+        )
+        .hint("See sessions with application_name \"reshard schema\" in pg_stat_activity there."))
+    }
+
+    /// Which of the statements took effect here, now or by an earlier task, and
+    /// whose objects are still the same.
+    ///
+    /// # Errors
+    /// The shard's.
+    pub async fn applied(&self, owner: &Owner, statements: &[Statement]) -> Result<Vec<Applied>> {
+        let sql = format!(
+            "SELECT a.digest, a.task_id <> $3 FROM {SENT} \
+               JOIN reshard.applied_statement AS a ON a.digest = e.digest \
+              WHERE a.token = $2 AND a.objects = {OBJECTS}"
+        );
+        let sent = sent(statements.iter());
+        let rows = self.connection.query(&sql, &[&sent, &owner.token, &owner.task]).await?;
+        rows.iter()
+            .map(|row| {
+                let read = |e: tokio_postgres::Error| self.connection.error(&e);
+                Ok(Applied {
+                    digest: row.try_get(0).map_err(read)?,
+                    earlier: row.try_get(1).map_err(read)?,
+                })
+            })
+            .collect()
+    }
+
+    /// Runs statements in order, all or none of them, each exactly once.
+    ///
+    /// The statements are sent without waiting for one another's answers: after
+    /// a failed one the server refuses the rest of the transaction.
+    ///
+    /// # Errors
+    /// The statement that failed; all of them are undone then.
+    pub async fn run(
+        &self,
+        owner: &Owner,
+        preamble: &[String],
+        statements: &[&Statement],
+    ) -> Result<(), Failed> {
+        let begin = format!("BEGIN; SELECT pg_advisory_xact_lock_shared({})", owner.lock_key());
+        let texts: Vec<String> = statements.iter().map(|s| text(s, preamble)).collect();
+        let sends = std::iter::once(begin.as_str()).chain(texts.iter().map(String::as_str));
+        let mut answers = join_all(sends.map(|sql| self.connection.batch(sql))).await.into_iter();
+        let begun = answers.next().unwrap_or(Ok(()));
+        let failed = answers.enumerate().find_map(|(i, answer)| Some((i, answer.err()?)));
+        let outcome = match (begun, failed) {
+            (Err(error), _) => Err(Failed { at: None, error }),
+            (Ok(()), Some((at, error))) => {
+                let at = (error.kind != Kind::ConnectionLost).then_some(at);
+                Err(Failed { at, error })
+            }
+            (Ok(()), None) => self.note(owner, statements).await.map_err(Failed::from),
+        };
+        if outcome.is_err() && !self.is_closed() {
+            self.connection.batch("ROLLBACK").await?;
+        }
+        outcome
+    }
+
+    /// Writes the note and commits.
+    async fn note(&self, owner: &Owner, statements: &[&Statement]) -> Result<()> {
+        let sql = format!(
+            "INSERT INTO reshard.applied_statement (token, digest, task_id, ordinal, objects) \
+             SELECT $2, e.digest, $3, e.ordinal, {OBJECTS} FROM {SENT} \
+             ON CONFLICT (token, digest) DO UPDATE SET task_id = excluded.task_id, \
+                ordinal = excluded.ordinal, objects = excluded.objects, \
+                applied_at = excluded.applied_at"
+        );
+        let sent = sent(statements.iter().copied());
+        self.connection.execute(&sql, &[&sent, &owner.token, &owner.task]).await?;
+        self.connection.batch("COMMIT").await
+    }
+}
+
+fn sent<'a>(statements: impl Iterator<Item = &'a Statement>) -> String {
+    let list: Vec<serde_json::Value> = statements
+        .map(|s| {
+            json!({
+                "digest": s.digest, "ordinal": s.ordinal, "kind": s.kind,
+                "schema_name": s.schema_name, "object_name": s.object_name,
+                "table_schema": s.table_schema, "table_name": s.table_name,
+            })
+        })
+        .collect();
+    serde_json::Value::Array(list).to_string()
+}
+
+fn is_setting(sql: &str) -> bool {
+    sql.get(..4).is_some_and(|word| word.eq_ignore_ascii_case("SET "))
+}
+
+/// A statement with its settings around it. What they overrode of the preamble
+/// comes back with the preamble itself. Separators stand on lines of their own,
+/// since a statement may end with a comment.
+fn text(statement: &Statement, preamble: &[String]) -> String {
+    if statement.settings.is_empty() {
+        return statement.sql.clone();
+    }
+    let mut parts: Vec<String> = statement.settings.clone();
+    parts.push(statement.sql.clone());
+    parts.extend(statement.settings.iter().map(|setting| reset_of(setting)));
+    let names: Vec<&str> = statement.settings.iter().filter_map(|s| setting_name(s)).collect();
+    parts.extend(
+        preamble.iter().filter(|s| setting_name(s).is_some_and(|n| names.contains(&n))).cloned(),
+    );
+    parts.join("\n;\n")
+}
+
+/// `x` of `SET x = ...` and of `SELECT pg_catalog.set_config('x', ...)`.
+fn setting_name(setting: &str) -> Option<&str> {
+    if is_setting(setting) {
+        return setting[4..].trim_start().split([' ', '=']).next();
+    }
+    setting.split('\'').nth(1)
+}
+
+fn reset_of(setting: &str) -> String {
+    match setting_name(setting) {
+        Some(name) if name.eq_ignore_ascii_case("session") => {
+            "RESET SESSION AUTHORIZATION".to_owned()
+        }
+        Some(name) => format!("RESET {name}"),
+        None => "SELECT 1".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn statement(settings: &[&str]) -> Statement {
+        Statement {
+            task_id: 1,
+            shard: 0,
+            ordinal: 1,
+            phase: "pre".into(),
+            step: "pre".into(),
+            kind: "table".into(),
+            schema_name: None,
+            object_name: None,
+            table_schema: None,
+            table_name: None,
+            settings: settings.iter().map(|s| (*s).to_owned()).collect(),
+            sql: "CREATE TABLE t ()".into(),
+            digest: String::new(),
+            status: "pending".into(),
+        }
+    }
+
+    #[test]
+    fn settings_are_undone_and_the_preamble_comes_back() {
+        let preamble = [
+            "SELECT pg_catalog.set_config('search_path', '', false)".to_owned(),
+            "SET x = 1".into(),
+        ];
+        assert_eq!(text(&statement(&[]), &preamble), "CREATE TABLE t ()");
+        assert_eq!(
+            text(&statement(&["SET default_tablespace = s"]), &preamble),
+            "SET default_tablespace = s\n;\nCREATE TABLE t ()\n;\nRESET default_tablespace"
+        );
+        assert!(text(&statement(&["SET x = 2"]), &preamble).ends_with("RESET x\n;\nSET x = 1"));
+    }
+}

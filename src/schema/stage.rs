@@ -1,0 +1,267 @@
+//! A planned task on its shards: what runs at what time, and on which sessions.
+use std::sync::{Mutex, PoisonError};
+
+use futures::future::join_all;
+use tokio::sync::{OnceCell, Semaphore, SemaphorePermit};
+
+use crate::cluster::{Cluster, ShardNo};
+use crate::error::{Error, Result};
+use crate::gucs;
+use crate::pg::xact;
+use crate::remote::Endpoint;
+use crate::schema::progress::Monitor;
+use crate::schema::session::{Owner, Session};
+use crate::schema::{parallel, sequence};
+use crate::state;
+use crate::state::schema::Statement;
+
+/// A phase of the schema, as the verb and `reshard.schema_sync` name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// What has to be there before the rows.
+    Pre,
+    /// What is better made after them.
+    Post,
+    /// What has to happen while traffic is paused; no statement yet.
+    Cutover,
+    /// What makes the old cluster fit to receive; no statement yet.
+    PostCutover,
+}
+
+impl Phase {
+    /// As it stands in the table.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Pre => "pre",
+            Self::Post => "post",
+            Self::Cutover => "cutover",
+            Self::PostCutover => "post_cutover",
+        }
+    }
+
+    /// Reads what a user wrote.
+    ///
+    /// # Errors
+    /// 22023 with the known phases.
+    pub fn parse(text: &str) -> Result<Self> {
+        [Self::Pre, Self::Post, Self::Cutover, Self::PostCutover]
+            .into_iter()
+            .find(|phase| phase.as_str() == text)
+            .ok_or_else(|| {
+                Error::argument(format!("unknown schema phase \"{text}\""))
+                    .hint("Phases are pre, post, cutover and post_cutover.")
+            })
+    }
+}
+
+/// A task's schema on its way to the shards. See the header of the module.
+pub struct Stage {
+    pub(super) owner: Owner,
+    pub(super) preamble: Vec<String>,
+    shards: Vec<Shard>,
+}
+
+impl Stage {
+    /// Connects a planned task with its shards, which have the helper objects.
+    ///
+    /// # Errors
+    /// 55000 without a plan, 55P03 where statements of an earlier worker still
+    /// run on a shard; the shard's.
+    pub async fn open(task_id: i64, destination: &Cluster) -> Result<Self> {
+        let (preamble, token) = xact::transaction(|| {
+            let preamble = state::schema::preamble(task_id)?
+                .ok_or_else(|| Error::state(format!("task {task_id} has no schema plan")))?;
+            Ok((preamble, state::token()?))
+        })?;
+        let owner = Owner { token, task: task_id };
+        let limit = usize::try_from(gucs::MAX_INDEX_BUILDS.get()).unwrap_or(1).max(1);
+        let shards = destination.shards.iter().map(|e| Shard::new(e.clone(), limit)).collect();
+        let stage = Self { owner, preamble: preamble.session, shards };
+        all(stage.shards.iter().map(|shard| async {
+            let session = shard.take(&stage).await?;
+            session.wait_for_earlier(&stage.owner).await?;
+            shard.give_back(session);
+            Ok(())
+        }))
+        .await?;
+        Ok(stage)
+    }
+
+    /// Runs all that is open of a phase, on every shard at the same time.
+    ///
+    /// # Errors
+    /// That of the first shard that failed, once all shards have come to an end.
+    pub async fn run_phase(&self, phase: Phase) -> Result<()> {
+        if matches!(phase, Phase::Cutover | Phase::PostCutover) {
+            return Ok(());
+        }
+        all(self.shards.iter().map(|shard| self.run_phase_on(shard, phase))).await
+    }
+
+    async fn run_phase_on(&self, shard: &Shard, phase: Phase) -> Result<()> {
+        self.reconcile(shard, phase).await?;
+        let statements =
+            xact::transaction(|| state::schema::open(self.owner.task, shard.no(), phase.as_str()))?;
+        if phase == Phase::Pre {
+            return sequence::run(self, shard, &statements).await;
+        }
+        let of = |steps: &[&str]| -> Vec<Statement> {
+            statements.iter().filter(|s| steps.contains(&s.step.as_str())).cloned().collect()
+        };
+        parallel::run(self, shard, &of(&["keys", "indexes"])).await?;
+        sequence::run(self, shard, &of(&["attach"])).await?;
+        parallel::run(self, shard, &of(&["foreign_keys"])).await?;
+        sequence::run(self, shard, &of(&["rest"])).await
+    }
+
+    /// Runs what is open of one table's keys and indexes, on every shard.
+    ///
+    /// # Errors
+    /// As [`Stage::run_phase`].
+    pub async fn run_table(&self, schema: &str, table: &str) -> Result<()> {
+        let wanted = |s: &Statement| matches!(s.step.as_str(), "keys" | "indexes");
+        all(self.shards.iter().map(|shard| self.run_of_table(shard, (schema, table), wanted))).await
+    }
+
+    /// Runs what replication needs to find rows of these tables: primary keys,
+    /// unique constraints and indexes, replica identities.
+    ///
+    /// # Errors
+    /// As [`Stage::run_phase`].
+    pub async fn run_identity_keys(&self, tables: &[(String, String)]) -> Result<()> {
+        all(self.shards.iter().map(|shard| async move {
+            for (schema, table) in tables {
+                self.run_of_table(shard, (schema, table), is_identity_key).await?;
+            }
+            Ok(())
+        }))
+        .await
+    }
+
+    async fn run_of_table(
+        &self,
+        shard: &Shard,
+        table: (&str, &str),
+        wanted: impl Fn(&Statement) -> bool,
+    ) -> Result<()> {
+        self.reconcile(shard, Phase::Post).await?;
+        let mut statements = xact::transaction(|| {
+            let phase = Phase::Post.as_str();
+            state::schema::open_of_table(self.owner.task, shard.no(), phase, table)
+        })?;
+        statements.retain(wanted);
+        let (parallel, ordered): (Vec<_>, Vec<_>) =
+            statements.into_iter().partition(|s| matches!(s.step.as_str(), "keys" | "indexes"));
+        parallel::run(self, shard, &parallel).await?;
+        sequence::run(self, shard, &ordered).await
+    }
+
+    /// Once per phase: learns from the shard what has been applied.
+    async fn reconcile(&self, shard: &Shard, phase: Phase) -> Result<()> {
+        let cell = if phase == Phase::Pre { &shard.pre_known } else { &shard.post_known };
+        cell.get_or_try_init(|| async {
+            let task = self.owner.task;
+            let open = xact::transaction(|| state::schema::open(task, shard.no(), phase.as_str()))?;
+            if open.is_empty() {
+                return Ok(());
+            }
+            let session = shard.take(self).await?;
+            let applied = session.applied(&self.owner, &open).await?;
+            shard.give_back(session);
+            xact::transaction(|| {
+                state::schema::reconcile(task, shard.no(), phase.as_str(), &applied)
+            })
+        })
+        .await
+        .map(|()| ())
+    }
+}
+
+/// Whether a statement makes rows of its table findable by UPDATE and DELETE.
+fn is_identity_key(statement: &Statement) -> bool {
+    match statement.kind.as_str() {
+        "primary_key" | "unique" => statement.step == "keys",
+        "index" => statement.sql.starts_with("CREATE UNIQUE INDEX"),
+        "replica_identity" => true,
+        _ => false,
+    }
+}
+
+/// Drives all to their end; the first error.
+async fn all(
+    works: impl Iterator<Item = impl std::future::Future<Output = Result<()>>>,
+) -> Result<()> {
+    join_all(works).await.into_iter().collect()
+}
+
+/// A shard and the sessions on it.
+pub(super) struct Shard {
+    pub(super) endpoint: Endpoint,
+    pub(super) monitor: Monitor,
+    permits: Semaphore,
+    limit: usize,
+    idle: Mutex<Vec<Session>>,
+    pre_known: OnceCell<()>,
+    post_known: OnceCell<()>,
+}
+
+impl Shard {
+    fn new(endpoint: Endpoint, limit: usize) -> Self {
+        Self {
+            endpoint,
+            monitor: Monitor::new(),
+            permits: Semaphore::new(limit),
+            limit,
+            idle: Mutex::new(Vec::new()),
+            pre_known: OnceCell::new(),
+            post_known: OnceCell::new(),
+        }
+    }
+
+    /// Its number.
+    pub(super) fn no(&self) -> ShardNo {
+        ShardNo(self.endpoint.shard)
+    }
+
+    /// Statements that may run here at the same time.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The right to run a statement; waits for it.
+    pub(super) async fn permit(&self) -> Result<SemaphorePermit<'_>> {
+        let closed = |_| Error::internal("the schema stage has been closed");
+        self.permits.acquire().await.map_err(closed)
+    }
+
+    /// A session, an idle one if there is one.
+    pub(super) async fn take(&self, stage: &Stage) -> Result<Session> {
+        while let Some(session) = self.pop() {
+            if !session.is_closed() {
+                return Ok(session);
+            }
+        }
+        Session::open(&self.endpoint, &stage.preamble).await
+    }
+
+    fn pop(&self) -> Option<Session> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
+    }
+
+    /// Keeps a session without a transaction for the next statement.
+    pub(super) fn give_back(&self, session: Session) {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(session);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn phases_are_read() {
+        assert_eq!(Phase::parse("post_cutover").unwrap(), Phase::PostCutover);
+        assert_eq!(Phase::parse("all").unwrap_err().sqlstate(), "22023");
+    }
+}

@@ -1,0 +1,80 @@
+//! Tables of a migration: every leaf and ordinary table that moves.
+use serde::Deserialize;
+
+use crate::error::Result;
+use crate::pg::db::{self, Arg};
+use crate::remote::quote::qualified;
+
+/// A row of `reshard.copy_table`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Table {
+    /// Its number in the migration.
+    pub table_id: i32,
+    /// The wave that it is copied in.
+    pub wave: i32,
+    /// Its schema.
+    pub schema_name: String,
+    /// Its name.
+    pub table_name: String,
+    /// Columns that move.
+    pub columns: Vec<String>,
+    /// The user's publication lists columns.
+    pub column_list: bool,
+    /// Sharding key; `None` for an omni table.
+    pub key_column: Option<String>,
+    /// Row filter of the user's publication.
+    pub row_filter: Option<String>,
+    /// `pg_class.relreplident` before the migration.
+    pub identity: String,
+    /// The index of a replica identity `i`.
+    pub identity_index: Option<String>,
+    /// `pending`, `running`, `copied`, `ready`, ...
+    pub status: String,
+}
+
+impl Table {
+    /// Quoted, schema-qualified name.
+    pub fn qualified(&self) -> String {
+        qualified(&self.schema_name, &self.table_name)
+    }
+
+    /// Whether its rows are on all shards.
+    pub fn is_copied(&self) -> bool {
+        matches!(self.status.as_str(), "copied" | "ready")
+    }
+}
+
+/// All tables of a migration.
+pub fn load(task: i64) -> Result<Vec<Table>> {
+    db::rows(
+        "SELECT pg_catalog.to_jsonb(t) FROM reshard.copy_table AS t WHERE t.task_id = $1 \
+          ORDER BY t.table_id",
+        &[Arg::I64(task)],
+    )
+}
+
+/// Sets the status of tables that are in another one.
+pub fn set_status(task: i64, from: &str, to: &str) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.copy_table SET status = $3 WHERE task_id = $1 AND status = $2",
+        &[Arg::I64(task), Arg::Text(from), Arg::Text(to)],
+    )
+    .map(|_| ())
+}
+
+/// Puts all tables that are not copied into a wave, to be copied anew.
+pub fn move_unfinished(task: i64, wave: i32) -> Result<()> {
+    db::execute(
+        "DELETE FROM reshard.copy_part AS p USING reshard.copy_table AS t \
+          WHERE t.task_id = $1 AND p.task_id = t.task_id AND p.table_id = t.table_id \
+            AND t.status NOT IN ('copied', 'ready')",
+        &[Arg::I64(task)],
+    )?;
+    db::execute(
+        "UPDATE reshard.copy_table SET wave = $2, status = 'pending', error = NULL, \
+                started_at = NULL, finished_at = NULL \
+          WHERE task_id = $1 AND status NOT IN ('copied', 'ready')",
+        &[Arg::I64(task), Arg::I32(wave)],
+    )
+    .map(|_| ())
+}
