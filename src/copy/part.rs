@@ -132,8 +132,8 @@ pub(crate) fn claim(task_id: i64, wave: i32, pid: i32) -> Result<Claim> {
             return Ok(Claim::Parts(parts));
         }
         let wait = db::bigint(
-            "SELECT pg_catalog.ceil(1000 * extract(epoch FROM \
-                        greatest(min(p.not_before) - clock_timestamp(), '1 ms')))::bigint \
+            "SELECT CASE WHEN count(*) > 0 THEN pg_catalog.ceil(1000 * extract(epoch FROM \
+                        greatest(min(p.not_before) - clock_timestamp(), '1 ms')))::bigint END \
                FROM reshard.copy_part AS p JOIN reshard.copy_table AS t USING (task_id, table_id) \
               WHERE p.task_id = $1 AND t.wave = $2 AND p.status = 'pending' \
                 AND t.status IN ('pending', 'running')",
