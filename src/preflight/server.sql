@@ -20,8 +20,8 @@ SELECT jsonb_build_object(
                           'client backend', 'autovacuum launcher', 'autovacuum worker', 'walsender',
                           'walreceiver', 'startup', 'checkpointer', 'background writer',
                           'walwriter', 'archiver', 'logger', 'walsummarizer', 'slotsync worker',
-                          'io worker', 'standalone backend', 'parallel worker',
-                          'reshard coordinator', 'reshard copy worker', 'reshard verify worker')),
+                          'io worker', 'standalone backend', 'parallel worker')
+                        AND (a.backend_type NOT LIKE 'reshard %' OR a.datid IS DISTINCT FROM d.oid)),
     'max_connections', current_setting('max_connections')::int,
     'used_connections', (SELECT count(*) FROM pg_stat_activity AS a
                           WHERE a.backend_type = 'client backend'

@@ -1,12 +1,18 @@
 //! Checks of the tables and what is built on them.
 use crate::error::Kind;
 use crate::preflight::facts::{Facts, ForeignKey, Table};
-use crate::preflight::finding::Finding;
+use crate::preflight::finding::{Finding, Severity};
 
 /// Foreign keys hold on each shard by itself.
 pub fn foreign_keys(facts: &Facts<'_>) -> Vec<Finding> {
     let Some(content) = &facts.content else { return Vec::new() };
-    content.foreign_keys.iter().filter_map(|k| judge(facts, k)).collect()
+    let mut found: Vec<Finding> =
+        content.foreign_keys.iter().filter_map(|k| judge(facts, k)).collect();
+    if !facts.verb.makes_schema() {
+        // Whether the shards get the constraint is up to the user.
+        found.iter_mut().for_each(|f| f.severity = Severity::Warning);
+    }
+    found
 }
 
 fn judge(facts: &Facts<'_>, key: &ForeignKey) -> Option<Finding> {
@@ -104,13 +110,25 @@ pub fn unique_constraints(facts: &Facts<'_>) -> Vec<Finding> {
         t.unkeyed_unique
             .iter()
             .map(|index| {
-                Finding::warning(
-                    "unique_constraints",
-                    format!("unique index \"{index}\" of table {} will hold per shard only", t.name),
-                )
-                .object(format!("index \"{index}\" on table {}", t.name))
-                .detail(format!("The sharding key \"{key}\" isn't part of it."))
-                .hint("Make sure that the application never makes such values twice, with UUIDs or sequences for instance.")
+                let message = format!(
+                    "unique index \"{}\" of table {} will hold per shard only",
+                    index.name, t.name
+                );
+                let finding = if index.generated {
+                    Finding::info("unique_constraints", message)
+                } else {
+                    Finding::warning("unique_constraints", message).hint(
+                        "Make sure that the application never makes such a value on two shards.",
+                    )
+                };
+                let values = if index.generated {
+                    " Its values come from sequences or UUIDs, which differ on all shards."
+                } else {
+                    ""
+                };
+                finding
+                    .object(format!("index \"{}\" on table {}", index.name, t.name))
+                    .detail(format!("The sharding key \"{key}\" isn't part of it.{values}"))
             })
             .collect()
     };
