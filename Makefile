@@ -24,18 +24,21 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 PREPARE := @pgrx-tests/bin/prepare $(PG) $(PG_CONFIG)
 
-# One profile and one set of features everywhere, so that nothing is built twice.
-FEATURES := --no-default-features --features pg$(PG)
+# Two selections of packages, always these with the release profile: cargo unites
+# the features of all that it builds at once, so others would build things twice.
+TOOLS := --release --package reshard-scenarios --package reshard-schema
+EXTENSION := --release --package reshard --no-default-features --features pg$(PG)
+
 PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
 export PG_CONFIG PGRX_PG_CONFIG_PATH
 
-TESTS := cargo test --release --package reshard-scenarios --package reshard-schema --lib --bins --tests --
+TESTS := cargo test $(TOOLS) --lib --bins --tests --
 
 .PHONY: demo test test-all install check clean
 
 demo: install
 	@pgrx-tests/bin/prepare $(PG) $(PG_CONFIG) demo
-	cargo run --release --quiet --package reshard-scenarios --bin demo
+	$(TARGET)/release/demo
 
 test: install
 	$(TESTS)
@@ -45,14 +48,15 @@ test-all: install
 
 install:
 	$(PREPARE)
-	cargo build --release --package reshard-schema
-	cargo pgrx install --release --package reshard $(if $(SUDO),--sudo) --pg-config $(PG_CONFIG) $(FEATURES)
+	cargo build $(TOOLS)
+	cargo pgrx install $(EXTENSION) $(if $(SUDO),--sudo) --pg-config $(PG_CONFIG)
 	$(SUDO) install -m 755 $(TARGET)/release/reshard-schema "$$($(PG_CONFIG) --bindir)/reshard-schema"
 
 check:
 	$(PREPARE)
 	cargo fmt --all -- --check
-	cargo clippy --release --workspace --all-targets $(FEATURES) -- -D warnings
+	cargo clippy $(TOOLS) --all-targets -- -D warnings
+	cargo clippy $(EXTENSION) --all-targets -- -D warnings
 
 clean:
 	cargo clean

@@ -173,7 +173,7 @@ CREATE TABLE reshard.copy_table (
     blocks bigint NOT NULL DEFAULT 0,
     bytes_total bigint NOT NULL DEFAULT 0,
     status text NOT NULL DEFAULT 'pending'
-        CHECK (status IN ('pending', 'running', 'copied', 'ready', 'failed', 'cancelled')),
+        CHECK (status IN ('pending', 'running', 'copied', 'ready', 'rewritten', 'failed', 'cancelled')),
     started_at timestamptz,
     finished_at timestamptz,
     error text,
@@ -186,7 +186,7 @@ COMMENT ON COLUMN reshard.copy_table.row_filter IS 'row filter of the user''s pu
 COMMENT ON COLUMN reshard.copy_table.identity IS 'pg_class.relreplident as it was before the migration';
 COMMENT ON COLUMN reshard.copy_table.identity_index IS 'the index that was the replica identity, where identity is i';
 COMMENT ON COLUMN reshard.copy_table.status IS
-    'copied: all parts committed on all shards; ready: keys and indexes built too';
+    'copied: all parts committed on all shards; ready: keys and indexes built too; rewritten: truncated or rewritten while it was copied, waits for the next wave';
 
 CREATE TABLE reshard.copy_part (
     task_id bigint NOT NULL,
@@ -194,6 +194,8 @@ CREATE TABLE reshard.copy_part (
     part_no int NOT NULL,
     block_from bigint NOT NULL,
     block_to bigint,
+    claim_order int NOT NULL DEFAULT 0,
+    bytes_total bigint NOT NULL DEFAULT 0,
     status text NOT NULL DEFAULT 'pending'
         CHECK (status IN ('pending', 'running', 'done', 'failed')),
     attempts int NOT NULL DEFAULT 0,
@@ -201,16 +203,22 @@ CREATE TABLE reshard.copy_part (
     worker_pid int,
     rows bigint NOT NULL DEFAULT 0,
     bytes bigint NOT NULL DEFAULT 0,
+    blocks_done bigint NOT NULL DEFAULT 0,
     started_at timestamptz,
     finished_at timestamptz,
     sqlstate text,
     error text,
+    hint text,
     PRIMARY KEY (task_id, table_id, part_no),
     FOREIGN KEY (task_id, table_id) REFERENCES reshard.copy_table ON DELETE CASCADE
 );
 COMMENT ON TABLE reshard.copy_part IS
     'the unit of copying: a range of a table''s blocks, [block_from, block_to), block_to null = to the end';
-CREATE INDEX copy_part_open ON reshard.copy_part (task_id, status) WHERE status <> 'done';
+COMMENT ON COLUMN reshard.copy_part.claim_order IS 'parts of the largest tables are copied first';
+COMMENT ON COLUMN reshard.copy_part.bytes_total IS 'the part''s share of the size of its table, out-of-line values included';
+COMMENT ON COLUMN reshard.copy_part.bytes IS 'bytes as encoded for COPY, each row counted once';
+COMMENT ON COLUMN reshard.copy_part.blocks_done IS 'blocks read so far; never goes back when a part is tried again';
+CREATE INDEX copy_part_open ON reshard.copy_part (task_id, claim_order) WHERE status <> 'done';
 
 -- Replication ---------------------------------------------------------------
 

@@ -1,7 +1,9 @@
 //! reshard: online resharding for PostgreSQL, from inside the source database.
 //!
 //! This file only declares the modules and the library's entry.
+mod api;
 mod cluster;
+mod copy;
 mod cutover;
 mod error;
 mod gucs;
@@ -11,9 +13,26 @@ mod remote;
 mod replication;
 mod schema;
 mod state;
+mod worker;
 
 use pgrx::prelude::*;
 
 ::pgrx::pg_module_magic!(name, version);
 
 extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
+extension_sql_file!("../sql/fence.sql", name = "fence", requires = ["bootstrap"]);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["fence"]);
+
+/// The library's entry: settings always, workers and shared memory only where
+/// the library is preloaded.
+#[pg_guard]
+#[allow(unsafe_code)]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn _PG_init() {
+    gucs::register();
+    if pg::shmem::preloading() {
+        pg::shmem::init();
+        pg::progress::init();
+        worker::launcher::register();
+    }
+}

@@ -131,7 +131,7 @@ impl Migration {
                     state.phase,
                     state.error.unwrap_or_default()
                 ))),
-                _ => Ok(Seen::NotYet(format!("{}, {}", state.status, state.phase))),
+                _ => Ok(Seen::NotYet(format!("{state:?}"))),
             }
         })
         .await

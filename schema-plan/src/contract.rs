@@ -65,7 +65,8 @@ pub struct Statement {
     /// Foreign keys only: the columns that they point to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub referenced_columns: Vec<String>,
-    /// To run before the statement, and to undo after it ([`crate::reset_of`]).
+    /// To run before the statement, and to undo after it ([`crate::reset_of`],
+    /// then what `session` says of the same setting).
     /// Most statements have none.
     pub settings: Vec<String>,
     /// Text of the dump, without the semicolon at the end.

@@ -63,6 +63,9 @@ impl Rules {
             Kind::Extension if name == EXTENSION => Some("shards don't need the extension"),
             Kind::Schema if name == EXTENSION => Some("schema of the extension"),
             _ if in_ours => Some("in the schema of the extension"),
+            _ if subject.kind == Kind::ExtensionDependence && of == Some(EXTENSION) => {
+                Some("shards don't need the extension")
+            }
             Kind::ForeignDataWrapper if name == EXTENSION => {
                 Some("foreign data wrapper of the extension")
             }

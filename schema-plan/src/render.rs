@@ -28,7 +28,7 @@ pub fn to_script(plan: &Plan, out: &mut impl Write) -> fmt::Result {
             writeln!(out, "\n-- ===== {step} =====")?;
         }
         for statement in statements {
-            one(statement, out)?;
+            one(statement, &plan.session, out)?;
         }
     }
     if !plan.left_out.is_empty() {
@@ -41,7 +41,8 @@ pub fn to_script(plan: &Plan, out: &mut impl Write) -> fmt::Result {
     Ok(())
 }
 
-/// The statement that undoes one of [`Statement::settings`].
+/// The statement that undoes one of [`Statement::settings`]. After it, what
+/// [`Plan::session`] says of the same setting has to be said again.
 pub fn reset_of(setting: &str) -> String {
     let mut words = setting.split_whitespace().skip(1).peekable();
     if words.peek().is_some_and(|word| word.eq_ignore_ascii_case("session")) {
@@ -51,7 +52,7 @@ pub fn reset_of(setting: &str) -> String {
     format!("RESET {}", name.split('=').next().unwrap_or(name))
 }
 
-fn one(statement: &Statement, out: &mut impl Write) -> fmt::Result {
+fn one(statement: &Statement, session: &[String], out: &mut impl Write) -> fmt::Result {
     let name = full_name(&statement.schema_name, &statement.object_name);
     let table = full_name(&statement.table_schema, &statement.table_name);
     write!(out, "\n-- {} {} {}", statement.ordinal, statement.kind, one_line(&name))?;
@@ -64,7 +65,13 @@ fn one(statement: &Statement, out: &mut impl Write) -> fmt::Result {
     }
     writeln!(out, "{};", statement.sql)?;
     for setting in &statement.settings {
-        writeln!(out, "{};", reset_of(setting))?;
+        let reset = reset_of(setting);
+        writeln!(out, "{reset};")?;
+        // What the session began with comes back.
+        let name = reset.trim_start_matches("RESET ");
+        for sql in session.iter().filter(|sql| sql.split(' ').nth(1) == Some(name)) {
+            writeln!(out, "{sql};")?;
+        }
     }
     Ok(())
 }

@@ -69,9 +69,13 @@ impl Session {
 
     fn put(&mut self, name: &str, sql: &str) {
         self.overrides.retain(|(other, _)| other != name);
-        if is_storage(name) {
-            if !is_default_storage(sql) {
-                self.overrides.push((name.to_owned(), sql.to_owned()));
+        if is_storage(name) && !is_default_storage(sql) {
+            self.overrides.push((name.to_owned(), sql.to_owned()));
+        } else if is_storage(name) {
+            // Said wherever a relation needs it; part of the preamble, since
+            // the shard's database or role may have other defaults.
+            if !self.preamble.iter().any(|line| line == sql) {
+                self.preamble.push(sql.to_owned());
             }
         } else if self.preamble.iter().any(|line| line == sql) {
             // Said again, as after \connect.

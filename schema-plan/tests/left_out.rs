@@ -77,11 +77,13 @@ fn the_extension_itself_is_left_out() {
         "CREATE EXTENSION IF NOT EXISTS reshard WITH SCHEMA pg_catalog;\n\
          COMMENT ON EXTENSION reshard IS 'x';\n\
          CREATE EXTENSION IF NOT EXISTS hstore WITH SCHEMA public;\n\
-         REVOKE ALL ON FUNCTION pg_catalog.reshard_start(text) FROM PUBLIC;\n",
+         REVOKE ALL ON FUNCTION pg_catalog.reshard_start(text) FROM PUBLIC;\n\
+         ALTER TRIGGER t ON public.kept DEPENDS ON EXTENSION reshard;\n\
+         ALTER INDEX public.i DEPENDS ON EXTENSION reshard;\n",
     );
     assert_eq!(plan.statements.len(), 1);
     assert_eq!(plan.statements[0].object_name.as_deref(), Some("hstore"));
-    assert_eq!(plan.left_out.len(), 3);
+    assert_eq!(plan.left_out.len(), 5);
 }
 
 #[test]

@@ -64,6 +64,11 @@ impl Sequence {
 }
 
 impl Sequences {
+    /// None at all: for a recovery, which never sets them.
+    pub fn none() -> Self {
+        Self { all: Vec::new(), read: String::new() }
+    }
+
     /// Sequences of the source that all servers of `target` have too.
     ///
     /// # Errors

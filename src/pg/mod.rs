@@ -4,7 +4,12 @@
 
 pub mod databases;
 pub mod db;
+pub mod dynamic_worker;
+pub mod encode;
+pub mod hash;
 pub mod interrupt;
+pub mod progress;
+pub mod scan;
 pub mod report;
 pub mod runtime;
 pub mod shmem;

@@ -36,6 +36,11 @@ unsafe impl PGRXSharedMemory for Board {}
 static BOARD: PgLwLock<Board> = unsafe { PgLwLock::new(c"reshard board") };
 static PRELOADED: AtomicBool = AtomicBool::new(false);
 
+/// Whether `shared_preload_libraries` are being loaded now.
+pub fn preloading() -> bool {
+    unsafe { pg_sys::process_shared_preload_libraries_in_progress }
+}
+
 /// Asks for shared memory; only while `shared_preload_libraries` are loaded.
 pub fn init() {
     pg_shmem_init!(BOARD);

@@ -28,6 +28,16 @@ pub async fn remove_flows(links: &Links, prefix: &str) -> Result<()> {
     Ok(())
 }
 
+/// The same on one server alone, where others can't be reached.
+///
+/// # Errors
+/// The server's.
+pub async fn remove_from(session: &Connection, prefix: &str) -> Result<()> {
+    subscription::drop_prefix(session, prefix).await?;
+    slot::drop_prefix(session, prefix).await?;
+    drop_publications(session, prefix).await
+}
+
 /// Drops all publications whose name starts with `prefix`.
 ///
 /// # Errors

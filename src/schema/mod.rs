@@ -30,15 +30,18 @@ mod progress;
 mod sequence;
 mod session;
 mod stage;
+mod undo;
 
 pub use dump::plan;
 pub use stage::{Phase, Stage};
+pub use undo::drop_created;
 
 use crate::error::{Context, Result};
 use crate::remote::{self, Endpoint, Purpose};
 
 /// All that a shard gets, as plain SQL that can be run again.
-const SHARD_SQL: &str = include_str!("../../sql/shard.sql");
+const SHARD_SQL: &str =
+    concat!(include_str!("../../sql/shard.sql"), "\n", include_str!("../../sql/fence.sql"));
 
 /// Brings the helper objects of reshard onto a shard; harmless where they are.
 ///

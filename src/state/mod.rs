@@ -10,6 +10,7 @@ pub mod schema;
 pub mod table;
 pub mod task;
 pub mod traffic;
+pub mod wait;
 pub mod wave;
 
 use crate::error::{Error, Result};

@@ -280,6 +280,16 @@ pub fn set_phase(id: i64, phase: Phase) -> Result<()> {
     .map(|_| ())
 }
 
+/// Sets the status of one task alone.
+pub fn set_status(id: i64, status: Status) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.task SET status = $2, updated_at = clock_timestamp(), \
+                started_at = coalesce(started_at, clock_timestamp()) WHERE id = $1 AND status <> $2",
+        &[Arg::I64(id), Arg::Text(status.as_str())],
+    )
+    .map(|_| ())
+}
+
 /// Ends a task, and its children that have not ended, in the given status.
 pub fn finish(id: i64, status: Status) -> Result<()> {
     db::execute(

@@ -2,9 +2,15 @@
 //! do, and the drivers that carry a task from phase to phase. This is the only
 //! room that strings the stages together.
 pub mod coordinator;
-pub mod driver;
+pub mod copy_worker;
+mod copying;
+mod driver;
+mod ending;
+mod flowing;
 pub mod launcher;
+mod migration;
 mod phases;
+mod traffic;
 
 /// Name of the library, for the postmaster.
 pub const LIBRARY: &str = "reshard";

@@ -79,6 +79,7 @@ async fn migrate(rig: &Arc<Rig>) -> Result<()> {
             true => migration.cutover(STEP).await?,
             false => migration.rollback(STEP).await?,
         }
+        println!("steps in ms: {}", progress::steps(&rig.source).await?);
         load.each_acknowledged_by_followers(100, STEP).await?;
         println!(
             "writers go on on the {:?}; {} transactions acknowledged so far",

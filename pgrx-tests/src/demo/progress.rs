@@ -11,7 +11,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 
 /// One line of all tables: percent, MB/s, time left, tables at work.
 const COPIES: &str = "
-SELECT coalesce(round(100.0 * sum(bytes) / nullif(sum(bytes_total), 0)), 0)::text,
+SELECT coalesce(round(sum(percent * bytes_total) / nullif(sum(bytes_total), 0)), 0)::text,
        coalesce(round(sum(bytes_per_sec) FILTER (WHERE finished_at IS NULL) / 1e6), 0)::text,
        coalesce(max(eta)::text, '-'),
        coalesce(string_agg(table_name || ' ' || round(percent) || ' %', ', ' ORDER BY bytes_total DESC)
@@ -69,4 +69,15 @@ pub(super) async fn copy_time(source: &Server, task: i64) -> Result<Duration> {
         ))
         .await?;
     Ok(Duration::from_secs_f64(seconds.max(0.0)))
+}
+
+/// Steps of the last switch with their durations, as the extension recorded them.
+pub(super) async fn steps(source: &Server) -> Result<String> {
+    let text = source
+        .text(
+            "SELECT string_agg(step || ' ' || coalesce(round(duration_ms)::text, '?'), ', ' ORDER BY step_no)
+             FROM reshard.cutovers WHERE cutover_id = (SELECT max(cutover_id) FROM reshard.cutovers)",
+        )
+        .await?;
+    Ok(text.unwrap_or_default())
 }

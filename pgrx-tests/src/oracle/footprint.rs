@@ -19,7 +19,7 @@ UNION ALL SELECT 'trigger ' || tgname || ' on ' || tgrelid::regclass FROM pg_tri
 UNION ALL SELECT 'event trigger ' || evtname FROM pg_event_trigger e WHERE NOT EXISTS (
     SELECT FROM pg_depend d WHERE d.classid = 'pg_event_trigger'::regclass AND d.objid = e.oid AND d.deptype = 'e')
 UNION ALL SELECT 'prepared ' || gid FROM pg_prepared_xacts
-UNION ALL SELECT 'replica identity ' || relreplident || ' of ' || c.oid::regclass
+UNION ALL SELECT 'replica identity ' || relreplident::text || ' of ' || c.oid::regclass
     FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE relkind IN ('r', 'p') AND nspname NOT IN ('pg_catalog', 'information_schema', 'reshard')
 UNION ALL SELECT 'relation ' || c.oid::regclass || ' ' || relkind::text

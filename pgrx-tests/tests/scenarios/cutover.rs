@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reshard_scenarios::load::{Load, LoadOptions};
 use reshard_scenarios::migration::traffic;
+use reshard_scenarios::wait::wait_until;
 use reshard_scenarios::{Migration, Result, RigOptions};
 
 use super::common::{application, check_outcome, run_within, with_extension, STEP};
@@ -141,8 +142,12 @@ async fn a_transaction_that_has_written_before_the_fence_ends_on_its_own_side() 
             session.execute(&format!("BEGIN ISOLATION LEVEL {isolation}")).await?;
             session.execute("UPDATE orders SET stamp = 'open' WHERE id = 1").await?;
             migration.verb("reshard_cutover").await?;
-            // The fence waits for it, whatever else the migration does meanwhile.
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            wait_until(STEP, "the fence to wait for the transaction", || async {
+                let waiting =
+                    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted";
+                Ok(rig.source.connect().await?.one::<i64>(waiting).await? > 0)
+            })
+            .await?;
             session.execute("UPDATE orders SET stamp = 'late' WHERE id = 2").await?;
             assert_eq!(traffic(&rig.source.connect().await?).await?.active_cluster, "prod");
             session.execute("COMMIT").await?;

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use reshard_scenarios::load::{schema, Active, Load, LoadOptions, Outcome, Table};
-use reshard_scenarios::oracle::{check_record, compare, fingerprint, Verdict};
+use reshard_scenarios::oracle::{
+    check_record, compare, fingerprint, helper_objects, Footprint, Verdict,
+};
 use reshard_scenarios::{Result, Rig, Stop};
 
 use super::common::plain;
@@ -157,6 +159,46 @@ async fn tables_are_compared_row_by_row_with_their_placement() {
         assert!(differences.iter().any(|d| d.what.contains("rows of other shards")), "{differences:?}");
         assert!(differences.iter().any(|d| d.what.contains("1 rows missing")), "{differences:?}");
         assert_ne!(fingerprint(&[&rig.source], "omni", "true").await?, fingerprint(&[&rig.shards[0]], "omni", "true").await?);
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_footprint_tells_what_came_and_what_went() {
+    plain(0, |rig| async move {
+        schema::create(&rig.source.connect().await?).await?;
+        let before = Footprint::of(&rig.source).await?;
+        assert_eq!(Footprint::of(&rig.source).await?, before);
+        rig.source
+            .execute(
+                "CREATE SCHEMA reshard; CREATE PUBLICATION reshard_p FOR TABLE events; ALTER TABLE events REPLICA IDENTITY FULL;
+                 CREATE FUNCTION reshard.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+                 CREATE TRIGGER t BEFORE INSERT ON events EXECUTE FUNCTION reshard.f(); DROP TABLE settings",
+            )
+            .await?;
+        rig.source.execute("SELECT pg_create_logical_replication_slot('s', 'pgoutput')").await?;
+        rig.source.execute("SELECT pg_replication_origin_create('o')").await?;
+        let since = Footprint::of(&rig.source).await?.since(&before);
+        assert_eq!(
+            since,
+            [
+                "+ origin o",
+                "+ publication reshard_p",
+                "+ published reshard_p public.events",
+                "+ replica identity f of events",
+                "+ schema reshard",
+                "+ slot s",
+                "+ trigger t on events",
+                "- relation settings r",
+                "- relation settings_pkey i",
+                "- replica identity d of events",
+                "- replica identity d of settings",
+            ]
+        );
+        let left = helper_objects(&rig.source, false).await?;
+        assert_eq!(left, ["origin o", "publication reshard_p", "schema reshard", "slot s", "trigger t on events"]);
+        assert_eq!(helper_objects(&rig.source, true).await?.len(), 4);
         Ok(())
     })
     .await;

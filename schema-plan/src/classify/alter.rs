@@ -24,8 +24,10 @@ pub(super) fn classify(node: &NodeEnum) -> Result<Option<Subject>, Refused> {
                 .doing(Kind::Owner)
         }
         NodeEnum::AlterObjectDependsStmt(s) => {
+            let extension = part(s.extname.as_ref(), "extension")?;
             of_relation_or_node(s.object_type(), s.relation.as_ref(), s.object.as_deref())?
                 .doing(Kind::ExtensionDependence)
+                .hanging_on(&extension.sval)
         }
         NodeEnum::GrantStmt(s) => of_grant(s)?,
         NodeEnum::AlterDefaultPrivilegesStmt(s) => default_privileges(s)?,

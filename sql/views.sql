@@ -1,0 +1,128 @@
+-- The views that people look at: PgDog's SHOW commands, and what they lack.
+
+CREATE VIEW reshard.tasks AS
+SELECT t.id, t.parent_id, t.type, t.status, t.phase, t.source, t.destination, t.publication,
+       t.started_at, t.updated_at, t.finished_at, t.error, t.hint, t.options, t.requested_by
+  FROM reshard.task AS t;
+COMMENT ON VIEW reshard.tasks IS 'every task, ended ones included [SHOW TASKS]';
+
+CREATE VIEW reshard.table_copies AS
+WITH part AS (
+    SELECT p.task_id, p.table_id,
+           sum(p.rows)::bigint AS rows,
+           sum(p.bytes)::bigint AS bytes,
+           sum(p.blocks_done)::bigint AS blocks_done,
+           min(p.started_at) AS started_at,
+           max(p.finished_at) AS finished_at,
+           max(p.error) FILTER (WHERE p.status <> 'done') AS error
+      FROM reshard.copy_part AS p
+     GROUP BY p.task_id, p.table_id
+), progress AS (
+    SELECT t.task_id, t.table_id, t.schema_name, t.table_name, t.status, t.bytes_total,
+           t.wave, t.key_column,
+           coalesce(p.rows, 0) AS rows,
+           coalesce(p.bytes, 0) AS bytes,
+           CASE WHEN t.status IN ('copied', 'ready') THEN 1.0
+                WHEN t.blocks = 0 THEN 0.0
+                ELSE least(coalesce(p.blocks_done, 0)::numeric / t.blocks, 1.0) END AS share,
+           coalesce(t.started_at, p.started_at) AS started_at,
+           t.finished_at,
+           coalesce(t.error, p.error) AS error
+      FROM reshard.copy_table AS t
+      LEFT JOIN part AS p ON p.task_id = t.task_id AND p.table_id = t.table_id
+), timed AS (
+    SELECT p.*,
+           greatest(extract(epoch FROM coalesce(p.finished_at, clock_timestamp()) - p.started_at),
+                    0.001) AS seconds
+      FROM progress AS p
+)
+SELECT t.task_id, t.schema_name, t.table_name, t.status, t.rows, t.bytes, t.bytes_total,
+       round(100 * t.share, 2) AS percent,
+       round(t.share * t.bytes_total / t.seconds)::bigint AS bytes_per_sec,
+       CASE WHEN t.status = 'running' AND t.share > 0
+            THEN make_interval(secs => round(t.seconds * (1 - t.share) / t.share)::double precision)
+       END AS eta,
+       t.started_at, t.finished_at, t.wave, t.key_column, t.error
+  FROM timed AS t;
+COMMENT ON VIEW reshard.table_copies IS 'progress of every table''s copy [SHOW TABLE_COPIES]';
+
+CREATE VIEW reshard.copy_totals AS
+SELECT c.task_id,
+       count(*) AS tables,
+       count(*) FILTER (WHERE c.status IN ('copied', 'ready')) AS tables_copied,
+       sum(c.rows)::bigint AS rows,
+       sum(c.bytes)::bigint AS bytes,
+       sum(c.bytes_total)::bigint AS bytes_total,
+       round(sum(c.percent * c.bytes_total) / nullif(sum(c.bytes_total), 0), 2) AS percent,
+       round(sum(c.percent / 100 * c.bytes_total)
+             / greatest(extract(epoch FROM CASE WHEN bool_and(c.finished_at IS NOT NULL)
+                                                THEN max(c.finished_at)
+                                                ELSE clock_timestamp() END - min(c.started_at)),
+                        0.001))::bigint AS bytes_per_sec,
+       min(c.started_at) AS started_at,
+       CASE WHEN bool_and(c.finished_at IS NOT NULL) THEN max(c.finished_at) END AS finished_at
+  FROM reshard.table_copies AS c
+ GROUP BY c.task_id;
+COMMENT ON VIEW reshard.copy_totals IS 'one row per task: the sum of its reshard.table_copies';
+
+CREATE VIEW reshard.schema_sync AS
+SELECT s.task_id, s.shard, s.phase, s.kind, s.schema_name, s.object_name, s.status, s.percent,
+       s.started_at, s.finished_at, s.sql, s.error, s.ordinal, s.step
+  FROM reshard.schema_statement AS s;
+COMMENT ON VIEW reshard.schema_sync IS 'every schema statement on every shard [SHOW SCHEMA_SYNC]';
+
+CREATE VIEW reshard.replication_slots AS
+SELECT f.task_id, f.direction, f.source_shard, f.destination_shard, f.slot_name,
+       f.subscription_name, f.active, f.confirmed_lsn, f.lag_bytes, f.retained_bytes,
+       f.publication_name, f.live, f.wal_status, f.apply_errors, f.error, f.wave, f.updated_at
+  FROM reshard.flow AS f;
+COMMENT ON VIEW reshard.replication_slots IS
+    'every replication slot of every migration, as last seen [SHOW REPLICATION_SLOTS]';
+
+CREATE VIEW reshard.cutovers AS
+SELECT c.id AS cutover_id, c.task_id, c.direction, c.from_cluster, c.to_cluster, c.dry_run,
+       c.status, c.epoch, c.pause_ms, s.step_no, s.step, s.started_at, s.finished_at,
+       round((extract(epoch FROM s.finished_at - s.started_at) * 1000)::numeric, 3) AS duration_ms,
+       c.error, c.hint
+  FROM reshard.cutover AS c
+  LEFT JOIN reshard.cutover_step AS s ON s.cutover_id = c.id;
+COMMENT ON VIEW reshard.cutovers IS 'every step of every cutover, with its duration in milliseconds';
+
+CREATE VIEW reshard.events AS
+SELECT e.id, e.task_id, e.at, e.severity, e.kind, e.message, e.detail
+  FROM reshard.event AS e;
+COMMENT ON VIEW reshard.events IS 'history of every task';
+
+CREATE VIEW reshard.poolers AS
+SELECT p.name, p.epoch, p.state, p.registered_at, p.acknowledged_at
+  FROM reshard.pooler AS p;
+COMMENT ON VIEW reshard.poolers IS 'what each registered pooler obeys';
+
+CREATE VIEW reshard.shards AS
+SELECT s.cluster, s.shard, s.conninfo, s.password IS NOT NULL AS has_password
+  FROM reshard.declared_shard AS s;
+COMMENT ON VIEW reshard.shards IS 'declared shards; passwords are never shown';
+
+CREATE VIEW reshard.clusters AS
+SELECT s.cluster AS name, count(*)::int AS shards,
+       (SELECT array_agg(coalesce(format('%I.%I.', r.schema_name, r.table_name), '')
+                         || quote_ident(r.column_name) ORDER BY r.rule_no)
+          FROM reshard.sharding_rule AS r WHERE r.cluster_name = s.cluster) AS sharding_keys,
+       coalesce((SELECT t.active_cluster = s.cluster FROM reshard.traffic AS t
+                  WHERE t.name = s.cluster OR t.active_cluster = s.cluster
+                  ORDER BY t.epoch DESC LIMIT 1), false) AS active
+  FROM reshard.declared_shard AS s
+ GROUP BY s.cluster;
+COMMENT ON VIEW reshard.clusters IS 'declared clusters';
+
+-- Who may look. Statements and errors can hold data, so not everyone may.
+DO $roles$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles WHERE rolname = 'reshard_admin') THEN
+        CREATE ROLE reshard_admin NOLOGIN;
+    END IF;
+END
+$roles$;
+GRANT SELECT ON reshard.tasks, reshard.table_copies, reshard.copy_totals, reshard.schema_sync,
+    reshard.replication_slots, reshard.cutovers, reshard.events, reshard.poolers,
+    reshard.shards, reshard.clusters TO reshard_admin, pg_monitor;

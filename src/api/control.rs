@@ -1,0 +1,276 @@
+//! Verbs for a task that exists. Each only writes an intent.
+use pgrx::prelude::*;
+
+use crate::api::admin;
+use crate::error::{Error, Result};
+use crate::pg::db::{self, Arg};
+use crate::pg::report::or_raise;
+use crate::pg::shmem;
+use crate::state::intent::{self, Args, Verb};
+use crate::state::task::{self, Phase, Status, Task, Type};
+use crate::state::traffic;
+
+/// Makes the destination active; with the number of a replication task, moves
+/// traffic along that flow; without a number, along the one live flow.
+///
+/// # Errors
+/// 42704 for an unknown task, 55000 where it can't be switched now.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_cutover(
+    task_id: default!(Option<i64>, "NULL"),
+    dry_run: default!(bool, false),
+) -> i64 {
+    or_raise(cutover(task_id, dry_run))
+}
+
+fn cutover(id: Option<i64>, dry_run: bool) -> Result<i64> {
+    admin::require_workers()?;
+    let (root, forward) = match id {
+        Some(id) => {
+            let task = task::load(id)?;
+            match task.parent_id {
+                Some(parent) if task.kind == Type::Replication => {
+                    let root = task::load(parent)?;
+                    let forward = task.source == root.source;
+                    (root, forward)
+                }
+                Some(parent) => (task::load(parent)?, true),
+                None => (task, true),
+            }
+        }
+        None => {
+            let root = only_migration()?;
+            let forward = root.phase != Phase::Switched;
+            let (from, to) = match forward {
+                true => (&root.source, &root.destination),
+                false => (&root.destination, &root.source),
+            };
+            notice!("task {} moves traffic from cluster \"{from}\" to cluster \"{to}\"", root.id);
+            (root, forward)
+        }
+    };
+    let verb = if forward { Verb::Cutover } else { Verb::Rollback };
+    ask_switch(&root, verb, dry_run)
+}
+
+/// Makes the source active again, without loss; it can be cut over again.
+///
+/// # Errors
+/// As `reshard_cutover`.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_rollback(task_id: default!(Option<i64>, "NULL")) -> i64 {
+    or_raise(admin::require_workers().and_then(|()| {
+        let root = match task_id {
+            Some(id) => task::load_root(id)?,
+            None => only_migration()?,
+        };
+        ask_switch(&root, Verb::Rollback, false)
+    }))
+}
+
+/// The one migration that has flows.
+fn only_migration() -> Result<Task> {
+    let mut live: Vec<Task> =
+        task::live_migrations()?.into_iter().filter(|t| t.status != Status::Failed).collect();
+    match (live.pop(), live.is_empty()) {
+        (Some(only), true) => Ok(only),
+        (None, _) => Err(Error::missing("no migration is running")
+            .hint("SELECT id, type, status, phase FROM reshard.tasks lists all tasks.")),
+        (Some(_), false) => Err(Error::argument("several migrations are running")
+            .hint("Name the one you mean: SELECT reshard_cutover(task_id);")),
+    }
+}
+
+fn ask_switch(root: &Task, verb: Verb, dry_run: bool) -> Result<i64> {
+    let id = root.id;
+    require_migration(root)?;
+    let target = match verb {
+        Verb::Rollback => &root.source,
+        _ => &root.destination,
+    };
+    let active = traffic::find(&root.source)?
+        .map_or_else(|| root.source.clone(), |flag| flag.active_cluster);
+    if &active == target && root.phase != Phase::Cutover {
+        notice!("cluster \"{target}\" is active already");
+        return Ok(id);
+    }
+    require_running(root)?;
+    let possible = match verb {
+        Verb::Rollback => matches!(root.phase, Phase::Switched | Phase::Cutover),
+        _ => matches!(root.phase, Phase::Replicating | Phase::RolledBack | Phase::Cutover),
+    };
+    if !possible {
+        return Err(Error::state(format!(
+            "task {id} can't be switched in phase {}",
+            root.phase.as_str()
+        ))
+        .hint(format!("Wait for it: SELECT reshard_wait({id}, 'replicating');")));
+    }
+    ask(id, verb, &Args { dry_run })?;
+    Ok(id)
+}
+
+/// Ends a migration after the switch. The old cluster stays fenced.
+///
+/// # Errors
+/// 42704 for an unknown task, 55000 before the switch.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_complete(task_id: i64) -> i64 {
+    or_raise(admin::require_workers().and_then(|()| {
+        let root = task::load_root(task_id)?;
+        require_migration(&root)?;
+        if root.status == Status::Succeeded {
+            notice!("task {} is complete already", root.id);
+            return Ok(root.id);
+        }
+        if root.status == Status::Cancelled {
+            return Err(Error::state(format!("task {} was cancelled", root.id)));
+        }
+        if !matches!(root.phase, Phase::Switched | Phase::Complete | Phase::Cutover) {
+            return Err(Error::state(format!(
+                "task {} can't be completed in phase {}",
+                root.id,
+                root.phase.as_str()
+            ))
+            .hint(format!(
+                "Switch first: SELECT reshard_cutover({0}); or give up: SELECT reshard_cancel({0});",
+                root.id
+            )));
+        }
+        ask(root.id, Verb::Complete, &Args::default())?;
+        Ok(root.id)
+    }))
+}
+
+/// Ends a migration before the switch and leaves nothing behind.
+///
+/// # Errors
+/// 42704 for an unknown task, 55000 after the switch.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_cancel(task_id: i64) -> i64 {
+    or_raise(admin::require_workers().and_then(|()| {
+        let root = task::load_root(task_id)?;
+        if root.status.is_final() {
+            notice!("task {} has ended already: {}", root.id, root.status.as_str());
+            return Ok(root.id);
+        }
+        if matches!(root.phase, Phase::Switched | Phase::Complete) {
+            return Err(Error::state(format!(
+                "task {} can't be cancelled after the switch",
+                root.id
+            ))
+            .hint(format!(
+                "Go back first: SELECT reshard_rollback({0}); or end it: SELECT reshard_complete({0});",
+                root.id
+            )));
+        }
+        ask(root.id, Verb::Cancel, &Args::default())?;
+        Ok(root.id)
+    }))
+}
+
+/// Stops a task; `reshard_resume` goes on with it.
+///
+/// # Errors
+/// 42704 for an unknown task.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_stop_task(task_id: i64) -> i64 {
+    or_raise(admin::require_workers().and_then(|()| {
+        let root = task::load_root(task_id)?;
+        if root.status.is_final() || root.stopped {
+            notice!("task {} does not run", root.id);
+            return Ok(root.id);
+        }
+        ask(root.id, Verb::Stop, &Args::default())?;
+        Ok(root.id)
+    }))
+}
+
+/// Goes on with a failed or stopped task from where it was.
+///
+/// # Errors
+/// 42704 for an unknown task, 55000 for one that has ended.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_resume(task_id: i64) -> i64 {
+    or_raise(admin::require_workers().and_then(|()| {
+        let root = task::load_root(task_id)?;
+        if root.status.is_final() {
+            return Err(Error::state(format!("task {} has ended", root.id))
+                .detail(format!("Its status is {}.", root.status.as_str()))
+                .hint("Start a new one: SELECT reshard_start(...);"));
+        }
+        if root.status != Status::Failed && !intent::pending(root.id, Verb::Stop)? {
+            notice!("task {} runs already", root.id);
+            return Ok(root.id);
+        }
+        ask(root.id, Verb::Resume, &Args::default())?;
+        Ok(root.id)
+    }))
+}
+
+/// Opens a cluster that a completed migration left fenced: its triggers go, and
+/// it takes writes again. The data on it is as old as the switch.
+///
+/// # Errors
+/// 55000 while a migration uses it.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_unfence(cluster: &str) {
+    or_raise(unfence(cluster));
+}
+
+fn unfence(name: &str) -> Result<()> {
+    admin::require()?;
+    let used = task::live_migrations()?.into_iter().find(|t| t.source == name);
+    if let Some(task) = used {
+        return Err(Error::state(format!("cluster \"{name}\" is used by task {}", task.id))
+            .hint(format!("Complete or cancel it first: SELECT reshard_complete({});", task.id)));
+    }
+    if traffic::find(name)?.is_none() {
+        notice!("cluster \"{name}\" is not fenced");
+        return Ok(());
+    }
+    db::run(
+        "DO $unfence$ DECLARE fenced record; BEGIN \
+           FOR fenced IN SELECT g.tgrelid::pg_catalog.regclass AS relation \
+                           FROM pg_catalog.pg_trigger AS g \
+                          WHERE g.tgname = 'reshard_fence' AND NOT g.tgisinternal LOOP \
+             EXECUTE pg_catalog.format('DROP TRIGGER reshard_fence ON %s', fenced.relation); \
+           END LOOP; END $unfence$",
+    )?;
+    db::execute("DELETE FROM reshard.traffic WHERE name = $1", &[Arg::Text(name)])?;
+    db::run("SELECT pg_catalog.setval('reshard.latch', 1, true)")
+}
+
+fn require_migration(root: &Task) -> Result<()> {
+    match root.kind.is_migration() {
+        true => Ok(()),
+        false => Err(Error::state(format!("task {} is no migration", root.id))
+            .detail(format!("Its type is {}.", root.kind.as_str()))),
+    }
+}
+
+fn require_running(root: &Task) -> Result<()> {
+    match root.status {
+        Status::Pending | Status::Running => Ok(()),
+        Status::Failed => Err(Error::state(format!("task {} does not run", root.id))
+            .detail(root.error.clone().unwrap_or_default())
+            .hint(format!("Go on with it first: SELECT reshard_resume({});", root.id))),
+        status => Err(Error::state(format!("task {} has ended", root.id))
+            .detail(format!("Its status is {}.", status.as_str()))),
+    }
+}
+
+fn ask(id: i64, verb: Verb, args: &Args) -> Result<()> {
+    if !intent::pending(id, verb)? {
+        intent::insert(id, verb, args)?;
+    }
+    shmem::wake_after_commit();
+    Ok(())
+}

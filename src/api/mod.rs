@@ -1,0 +1,9 @@
+//! The SQL functions, one file per family. Thin: they check what can be checked
+//! at once, write an intent, and wake a worker for after the commit.
+mod admin;
+mod control;
+mod placement;
+mod preflight;
+mod shards;
+mod start;
+mod wait;

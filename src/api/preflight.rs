@@ -1,0 +1,61 @@
+//! What would stop or spoil a run, found before anything is touched.
+use pgrx::iter::TableIterator;
+use pgrx::prelude::*;
+
+use crate::api::admin;
+use crate::error::Result;
+use crate::pg::report::or_raise;
+use crate::preflight::{self, Verb};
+use crate::state::cluster;
+use crate::state::options::Options;
+
+/// All findings about a run from `source` to `destination`.
+///
+/// # Errors
+/// 42704 for an unknown cluster; 08001 where a server can't be reached.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_preflight(
+    source: &str,
+    destination: &str,
+    publication: &str,
+) -> TableIterator<
+    'static,
+    (
+        name!(check_name, String),
+        name!(object, Option<String>),
+        name!(severity, String),
+        name!(detail, String),
+        name!(hint, Option<String>),
+    ),
+> {
+    let findings = or_raise(admin::require().and_then(|()| {
+        let (source, destination) = (cluster::load(source)?, cluster::load(destination)?);
+        preflight::check(Verb::Start, &source, &destination, publication, &Options::default())
+    }));
+    TableIterator::new(findings.into_iter().map(|f| {
+        (f.check_name.to_owned(), f.object, f.severity.as_str().to_owned(), f.detail, f.hint)
+    }))
+}
+
+/// Refuses a run that preflight finds an error in.
+///
+/// # Errors
+/// That of the first finding, with the others in its detail.
+pub(super) fn refuse(
+    verb: Verb,
+    source: &str,
+    destination: &str,
+    publication: &str,
+    options: &Options,
+) -> Result<()> {
+    let (source, destination) = (cluster::load(source)?, cluster::load(destination)?);
+    let findings = preflight::check(verb, &source, &destination, publication, options)?;
+    for finding in findings.iter().filter(|f| f.severity == preflight::Severity::Warning) {
+        warning!("{}", finding.detail);
+    }
+    match preflight::first_error(&findings) {
+        Some(error) => Err(error),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,213 @@
+//! Verbs that start a task.
+use pgrx::prelude::*;
+use pgrx::JsonB;
+
+use crate::api::{admin, preflight};
+use crate::error::{Error, Result};
+use crate::pg::report::or_raise;
+use crate::pg::shmem;
+use crate::preflight::Verb;
+use crate::schema;
+use crate::state::options::Options;
+use crate::state::task::{self, NewTask, Status, Task, Type};
+use crate::state::{cluster, traffic};
+
+/// Moves the tables of a publication from one cluster to another: schema, copy,
+/// replication and, unless told otherwise, cutover. Returns the task's number.
+///
+/// # Errors
+/// What preflight finds; 55000 while another migration uses one of the clusters.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_start(
+    source: &str,
+    destination: &str,
+    publication: &str,
+    auto_cutover: default!(bool, true),
+    options: default!(JsonB, "'{}'"),
+) -> i64 {
+    or_raise(options_of(options).and_then(|options| {
+        let options = Options { auto_cutover, ..options };
+        start(Type::Reshard, source, destination, publication, options)
+    }))
+}
+
+/// Copies the tables of a publication into a schema that is there, then keeps
+/// replicating until it is cut over.
+///
+/// # Errors
+/// As `reshard_start`.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_copy_data(
+    source: &str,
+    destination: &str,
+    publication: &str,
+    slot_name: default!(Option<String>, "NULL"),
+    options: default!(JsonB, "'{}'"),
+) -> i64 {
+    or_raise(options_of(options).and_then(|options| {
+        if slot_name.is_some() {
+            return Err(Error::argument("a copy can't begin at an existing slot")
+                .detail("A slot that exists has no snapshot to copy from any more.")
+                .hint("Leave slot_name out; reshard_replicate() takes an existing slot."));
+        }
+        start(Type::CopyData, source, destination, publication, options)
+    }))
+}
+
+/// Replicates without a copy: from now on, or from an existing slot.
+///
+/// # Errors
+/// As `reshard_start`; 42704 where there is no such slot.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_replicate(
+    source: &str,
+    destination: &str,
+    publication: &str,
+    slot_name: default!(Option<String>, "NULL"),
+    options: default!(JsonB, "'{}'"),
+) -> i64 {
+    or_raise(options_of(options).and_then(|options| {
+        if let Some(slot) = &slot_name {
+            require_slot(slot)?;
+        }
+        let options = Options { slot_name, ..options };
+        start(Type::Replicate, source, destination, publication, options)
+    }))
+}
+
+/// Brings one phase of the source's schema to the shards.
+///
+/// # Errors
+/// As `reshard_start`; 22023 for an unknown phase.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_schema_sync(
+    phase: &str,
+    source: &str,
+    destination: &str,
+    publication: &str,
+    dry_run: default!(bool, false),
+    options: default!(JsonB, "'{}'"),
+) -> i64 {
+    or_raise(options_of(options).and_then(|options| {
+        schema::Phase::parse(phase)?;
+        let options = Options { schema_phase: Some(phase.to_owned()), dry_run, ..options };
+        start(Type::SchemaSync, source, destination, publication, options)
+    }))
+}
+
+fn options_of(options: JsonB) -> Result<Options> {
+    admin::require_workers()?;
+    Options::from_user(options.0)
+}
+
+fn start(
+    kind: Type,
+    source: &str,
+    destination: &str,
+    publication: &str,
+    options: Options,
+) -> Result<i64> {
+    if source == destination {
+        return Err(Error::argument("source and destination are the same cluster"));
+    }
+    cluster::load(source)?;
+    cluster::load(destination)?;
+    if kind.is_migration() {
+        if let Some(running) = running(kind, source, destination, publication)? {
+            return Ok(running);
+        }
+        refuse_inactive(source)?;
+    }
+    let verb = match kind {
+        Type::Reshard => Verb::Start,
+        Type::SchemaSync => Verb::SchemaSync,
+        Type::Replicate => Verb::Replicate,
+        _ => Verb::CopyData,
+    };
+    preflight::refuse(verb, source, destination, publication, &options)?;
+    let id = task::insert(&NewTask {
+        kind,
+        parent_id: None,
+        phase: kind.first_phase(),
+        source,
+        destination,
+        publication,
+        options,
+    })?;
+    shmem::wake_after_commit();
+    Ok(id)
+}
+
+/// The task that does this already; an error where another one is in the way.
+fn running(
+    kind: Type,
+    source: &str,
+    destination: &str,
+    publication: &str,
+) -> Result<Option<i64>> {
+    let used = |t: &Task| {
+        [&t.source, &t.destination].into_iter().any(|c| c == source || c == destination)
+    };
+    let Some(other) = task::live_migrations()?.into_iter().find(used) else { return Ok(None) };
+    let same = other.source == source
+        && other.destination == destination
+        && other.publication == publication
+        && (other.kind == kind || kind == Type::Replicate);
+    if same && other.status != Status::Failed {
+        notice!(
+            "task {} does this already: phase {}",
+            other.id,
+            other.phase.as_str()
+        );
+        return Ok(Some(other.id));
+    }
+    let id = other.id;
+    let hint = match other.status {
+        Status::Failed => format!("Go on with SELECT reshard_resume({id}); or end it with SELECT reshard_cancel({id});"),
+        _ => format!("End it first: SELECT reshard_cancel({id}); or, after the switch, SELECT reshard_complete({id});"),
+    };
+    Err(Error::state(format!("migration {id} uses these clusters"))
+        .detail(format!(
+            "It moves publication \"{}\" from \"{}\" to \"{}\"; its status is {}, its phase {}.",
+            other.publication,
+            other.source,
+            other.destination,
+            other.status.as_str(),
+            other.phase.as_str()
+        ))
+        .hint(hint))
+}
+
+fn refuse_inactive(source: &str) -> Result<()> {
+    match traffic::find(source)? {
+        Some(flag) if flag.active_cluster != source => {
+            Err(Error::state(format!("cluster \"{source}\" is not active"))
+                .detail(format!(
+                    "Traffic goes to cluster \"{}\" since epoch {}.",
+                    flag.active_cluster, flag.epoch
+                ))
+                .hint(format!(
+                    "To use the old cluster again all the same: SELECT reshard_unfence('{source}');"
+                )))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn require_slot(slot: &str) -> Result<()> {
+    let exists = crate::pg::db::truth(
+        "SELECT true FROM pg_catalog.pg_replication_slots WHERE slot_name = $1 \
+            AND plugin = 'pgoutput' AND database = pg_catalog.current_database()",
+        &[crate::pg::db::Arg::Text(slot)],
+    )?;
+    match exists {
+        true => Ok(()),
+        false => Err(Error::missing(format!("replication slot \"{slot}\" does not exist"))
+            .detail("It must be a logical slot of plugin pgoutput in this database.")
+            .hint("SELECT slot_name, plugin, database FROM pg_replication_slots;")),
+    }
+}

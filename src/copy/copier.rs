@@ -1,0 +1,394 @@
+//! Copies one part: scans it once in this process, sends each row to its shard.
+//!
+//! The scan is synchronous and owns the main thread. Whenever a chunk is full,
+//! the runtime gets a turn; a shard that is slow only stops the scan when the
+//! worker's memory is used up.
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::join_all;
+use tokio::runtime::Runtime;
+use tokio::sync::mpsc::{unbounded_channel, UnboundedSender};
+use tokio::task::JoinHandle;
+
+use crate::cluster::{Cluster, Placement, ShardNo};
+use crate::copy::buffers::Budget;
+use crate::copy::load::{Job, Link, Load};
+use crate::copy::part::Part;
+use crate::error::{Error, Kind, Result};
+use crate::gucs;
+use crate::pg::db::{self, Arg};
+use crate::pg::encode::{Encoder, Format, Overflow, BINARY_HEADER, BINARY_TRAILER};
+use crate::pg::hash::KeyHash;
+use crate::pg::progress::{self, Meter};
+use crate::pg::scan::{Scan, Table};
+use crate::pg::{dynamic_worker, interrupt, runtime, xact};
+
+/// Chunks are not larger than this, in bytes.
+const LARGEST_CHUNK: usize = 256 * 1024;
+/// Chunks are not smaller than this, in bytes.
+const SMALLEST_CHUNK: usize = 16 * 1024;
+/// Rows after which the progress is told.
+const TELL_EVERY: u64 = 1024;
+/// The longest time between two looks at the rate limit.
+const LOOK_AT_LIMIT: Duration = Duration::from_millis(200);
+
+/// How a part ended.
+pub(super) enum Outcome {
+    /// Committed on all shards.
+    Done {
+        /// Rows, each counted once.
+        rows: u64,
+        /// Bytes as encoded, each row counted once.
+        bytes: u64,
+    },
+    /// The snapshot can't be imported any more.
+    SnapshotLost,
+    /// The table's file is another one than under the snapshot.
+    Rewritten,
+    /// An error; nothing is known to have been committed.
+    Failed(Error),
+}
+
+enum Scanned {
+    Rows { rows: u64, bytes: u64 },
+    Rewritten,
+}
+
+/// Copies parts one after the other, over sessions that are kept.
+pub(super) struct Copier {
+    runtime: Runtime,
+    links: Vec<Option<Link>>,
+    budget: Arc<Budget>,
+    meter: Meter,
+    encoding: Option<String>,
+    token: String,
+    task_id: i64,
+    wave: i32,
+    snapshot: String,
+}
+
+impl Copier {
+    /// A copier for a wave of a task. Opens no connection yet.
+    ///
+    /// # Errors
+    /// The runtime could not be started.
+    pub(super) fn new(
+        destination: Cluster,
+        token: String,
+        task_id: i64,
+        wave: i32,
+        snapshot: String,
+    ) -> Result<Self> {
+        let limit = usize::try_from(gucs::COPY_BUFFER.get()).unwrap_or(32 * 1024) * 1024;
+        let chunk =
+            (limit / 4 / destination.shards.len()).clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
+        let encoding = Some(dynamic_worker::database_encoding()).filter(|e| e != "UTF8");
+        Ok(Self {
+            runtime: runtime::build()?,
+            links: destination.shards.into_iter().map(|e| Some(Link::new(e))).collect(),
+            budget: Budget::new(limit, chunk),
+            meter: Meter::take(),
+            encoding,
+            token,
+            task_id,
+            wave,
+            snapshot,
+        })
+    }
+
+    /// Ends all sessions.
+    pub(super) fn close(self) {
+        self.meter.leave();
+        drop(self.links);
+        self.runtime.shutdown_background();
+    }
+
+    /// Copies a part to all shards.
+    pub(super) fn copy(&mut self, part: &Part) -> Outcome {
+        self.meter.begin(self.task_id, part.table_id, part.part_no);
+        let outcome = self.copy_watched(part);
+        self.meter.end();
+        outcome
+    }
+
+    fn copy_watched(&mut self, part: &Part) -> Outcome {
+        let (senders, tasks) = self.start(part);
+        let mut imported = false;
+        let scanned = xact::transaction_with_snapshot(&self.snapshot, || {
+            imported = true;
+            self.scan(part, senders)
+        });
+        // All senders are gone by now: each shard has its end or gives up.
+        let ended = runtime::block_on(&self.runtime, join_all(tasks), || ());
+        let mut cause = None;
+        for (place, end) in self.links.iter_mut().zip(ended) {
+            match end {
+                Ok((link, result)) => {
+                    *place = Some(link);
+                    cause = more_telling(cause, result.err());
+                }
+                Err(error) => {
+                    cause = more_telling(
+                        cause,
+                        Some(Error::internal(format!("a copy stopped half-way: {error}"))),
+                    );
+                }
+            }
+        }
+        match scanned {
+            Err(error) if !imported && is_lost_snapshot(&error) => Outcome::SnapshotLost,
+            Err(error) => Outcome::Failed(more_telling(Some(error), cause).unwrap_or_else(|| {
+                Error::internal("a copy failed without an error")
+            })),
+            Ok(Scanned::Rewritten) => Outcome::Rewritten,
+            Ok(Scanned::Rows { rows, bytes }) => match cause {
+                Some(error) => Outcome::Failed(error),
+                None => Outcome::Done { rows, bytes },
+            },
+        }
+    }
+
+    /// Has every shard begin: its session, transaction and COPY come up while
+    /// the scan runs already.
+    #[allow(clippy::type_complexity)]
+    fn start(
+        &mut self,
+        part: &Part,
+    ) -> (Vec<UnboundedSender<Load>>, Vec<JoinHandle<(Link, Result<()>)>>) {
+        let job = Arc::new(Job {
+            copy: Job::copy_statement(&part.name(), &part.columns, part.format()),
+            token: self.token.clone(),
+            task_id: self.task_id,
+            wave: self.wave,
+            table_id: part.table_id,
+            part_no: part.part_no,
+            again: part.attempts > 1,
+            encoding: self.encoding.clone(),
+        });
+        let mut senders = Vec::with_capacity(self.links.len());
+        let mut tasks = Vec::with_capacity(self.links.len());
+        for place in &mut self.links {
+            let Some(mut link) = place.take() else { continue };
+            let (sender, receiver) = unbounded_channel();
+            let job = Arc::clone(&job);
+            senders.push(sender);
+            tasks.push(self.runtime.spawn(async move {
+                let result = link.load(job, receiver).await;
+                (link, result)
+            }));
+        }
+        (senders, tasks)
+    }
+
+    fn scan(&self, part: &Part, senders: Vec<UnboundedSender<Load>>) -> Result<Scanned> {
+        let under_snapshot = db::bigint(
+            "SELECT c.relfilenode::bigint FROM pg_catalog.pg_class AS c WHERE c.oid = $1",
+            &[Arg::I64(i64::from(part.relation))],
+        )?;
+        let Some(table) = Table::open(part.relation) else { return Ok(Scanned::Rewritten) };
+        if under_snapshot != Some(i64::from(table.filenode())) {
+            return Ok(Scanned::Rewritten);
+        }
+        let mut columns = part.columns.clone();
+        if let Some(key) = &part.key_column {
+            // Last, for the hash alone.
+            columns.push(key.clone());
+        }
+        let mut scan = Scan::begin(
+            &table,
+            &part.name(),
+            &columns,
+            part.blocks(),
+            part.row_filter.as_deref(),
+        )?;
+        let format = part.format();
+        let copied = &scan.attributes()[..part.columns.len()];
+        let encoder = Encoder::new(copied, format)?;
+        let shards = senders.len() as u32;
+        let (placement, key) = match scan.attributes().get(part.columns.len()) {
+            Some(key) => (Placement::Hash { shards }, Some(KeyHash::new(*key, encoder.scratch())?)),
+            None => (Placement::All { shards }, None),
+        };
+        let mut outlets = Outlets::new(self, placement, senders, format);
+        let first = part.blocks().from;
+        let mut rows = 0;
+        while let Some(row) = scan.next() {
+            let shard = placement.shard_of_hash(key.as_ref().and_then(|k| k.of(row)));
+            if !outlets.append(shard, &encoder, row) {
+                // The shard's own error says why.
+                return Err(Error::new(Kind::Cancelled, "copy was given up"));
+            }
+            rows += 1;
+            if rows % TELL_EVERY == 0 {
+                self.meter.set(rows, outlets.bytes(), u64::from(row.block().saturating_sub(first)));
+            }
+            encoder.reset();
+        }
+        scan.end();
+        drop(table);
+        let bytes = outlets.finish(format)?;
+        self.meter.set(rows, bytes, u64::from(part.block_count().unwrap_or(0)));
+        Ok(Scanned::Rows { rows, bytes })
+    }
+}
+
+/// Where rows go: one outlet a shard, or one for all of them.
+struct Outlets<'a> {
+    outlets: Vec<Outlet>,
+    transport: Transport<'a>,
+}
+
+struct Outlet {
+    buffer: Vec<u8>,
+    rows: u64,
+    senders: Vec<UnboundedSender<Load>>,
+}
+
+/// What all outlets of a part share.
+struct Transport<'a> {
+    copier: &'a Copier,
+    shipped: u64,
+}
+
+impl<'a> Outlets<'a> {
+    fn new(
+        copier: &'a Copier,
+        placement: Placement,
+        senders: Vec<UnboundedSender<Load>>,
+        format: Format,
+    ) -> Self {
+        let outlet = |senders| {
+            let mut buffer = copier.budget.buffer();
+            if format == Format::Binary {
+                buffer.extend_from_slice(BINARY_HEADER);
+            }
+            Outlet { buffer, rows: 0, senders }
+        };
+        let outlets = match placement {
+            Placement::All { .. } => vec![outlet(senders)],
+            Placement::Hash { .. } => senders.into_iter().map(|s| outlet(vec![s])).collect(),
+        };
+        Self { outlets, transport: Transport { copier, shipped: 0 } }
+    }
+
+    #[inline]
+    fn append(
+        &mut self,
+        shard: Option<ShardNo>,
+        encoder: &Encoder,
+        row: crate::pg::scan::Row<'_>,
+    ) -> bool {
+        let Outlet { buffer, rows, senders } =
+            &mut self.outlets[shard.map_or(0, ShardNo::index)];
+        *rows += 1;
+        let mut shipping = Shipping { transport: &mut self.transport, senders };
+        encoder.append(row, buffer, &mut shipping)
+            && (buffer.len() < shipping.capacity() || shipping.take(buffer))
+    }
+
+    /// Bytes that have left.
+    fn bytes(&self) -> u64 {
+        self.transport.shipped
+    }
+
+    /// Sends what is left, and the end of the COPY.
+    fn finish(mut self, format: Format) -> Result<u64> {
+        for outlet in &mut self.outlets {
+            if format == Format::Binary {
+                outlet.buffer.extend_from_slice(BINARY_TRAILER);
+            }
+            let mut shipping =
+                Shipping { transport: &mut self.transport, senders: &outlet.senders };
+            let sent = (outlet.buffer.is_empty() || shipping.take(&mut outlet.buffer))
+                && outlet.senders.iter().all(|s| s.send(Load::End(outlet.rows)).is_ok());
+            if !sent {
+                return Err(Error::new(Kind::Cancelled, "copy was given up"));
+            }
+        }
+        Ok(self.transport.shipped)
+    }
+}
+
+struct Shipping<'a, 'b> {
+    transport: &'a mut Transport<'b>,
+    senders: &'a [UnboundedSender<Load>],
+}
+
+impl Overflow for Shipping<'_, '_> {
+    fn capacity(&self) -> usize {
+        self.transport.copier.budget.chunk()
+    }
+
+    fn take(&mut self, buffer: &mut Vec<u8>) -> bool {
+        let Copier { runtime, budget, .. } = self.transport.copier;
+        let full = std::mem::replace(buffer, budget.buffer());
+        let size = full.len() as u64;
+        self.transport.shipped += size;
+        let bytes = budget.book(full);
+        for sender in self.senders {
+            if sender.send(Load::Data(bytes.clone())).is_err() {
+                return false;
+            }
+        }
+        drop(bytes);
+        if budget.is_exceeded() {
+            runtime::block_on(runtime, budget.room(), || ());
+        } else {
+            // A turn for the network: send what can be sent without waiting.
+            runtime.block_on(async {
+                tokio::task::yield_now().await;
+                tokio::task::yield_now().await;
+            });
+            interrupt::check();
+        }
+        keep_pace(runtime, size);
+        true
+    }
+}
+
+/// Waits as the rate limit asks for; a new limit holds at once.
+fn keep_pace(runtime: &Runtime, bytes: u64) {
+    let limit = rate_limit();
+    let mut wait = progress::throttle(bytes, limit);
+    while !wait.is_zero() && rate_limit() == limit {
+        let step = wait.min(LOOK_AT_LIMIT);
+        runtime::block_on(runtime, tokio::time::sleep(step), || ());
+        wait -= step;
+    }
+}
+
+fn rate_limit() -> u64 {
+    u64::try_from(gucs::COPY_RATE_LIMIT.get()).unwrap_or(0) * 1024
+}
+
+/// Of two errors the one that says what went wrong: not the one of those that
+/// only gave up because of it.
+fn more_telling(first: Option<Error>, second: Option<Error>) -> Option<Error> {
+    match (first, second) {
+        (Some(first), Some(second)) if first.kind == Kind::Cancelled => Some(second),
+        (Some(first), _) => Some(first),
+        (None, second) => second,
+    }
+}
+
+/// What `ImportSnapshot` of src/backend/utils/time/snapmgr.c raises when the
+/// exporting transaction has ended: no such file, or no such process any more.
+fn is_lost_snapshot(error: &Error) -> bool {
+    matches!(error.sqlstate(), "22023" | "42704" | "55000")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_cause_is_told_before_its_consequences() {
+        let given_up = || Some(Error::new(Kind::Cancelled, "given up"));
+        let cause = || Some(Error::new(Kind::ConnectionLost, "lost"));
+        assert_eq!(more_telling(given_up(), cause()).unwrap().message, "lost");
+        assert_eq!(more_telling(cause(), given_up()).unwrap().message, "lost");
+        assert_eq!(more_telling(None, given_up()).unwrap().message, "given up");
+    }
+}

@@ -1,0 +1,33 @@
+//! The copy: tables into parts, parts to shards, each exactly once.
+//!
+//! What the coordinator calls, in this order:
+//! - [`plan`]`(task_id, publication, rules)`, in a transaction: one row of
+//!   `reshard.copy_table` for each table. Repeating it adds new tables only.
+//! - a row of `reshard.wave` with the exported snapshot, then
+//!   [`plan_parts`]`(task_id, wave)`, in a transaction: the parts of the wave's
+//!   tables that are `pending`.
+//! - [`run`]`(task_id, wave).await`, between transactions, on the coordinator's
+//!   runtime: copies, and says with [`Finished`] whether tables are left over.
+//!   Tables become `copied` one by one. Drop the future to stop.
+//! - for tables that are left over, [`reset_table`]`(task_id, table_id, wave,
+//!   shards).await`, then the next wave as above.
+//!
+//! Progress: `reshard.copy_part.rows`, `.bytes`, `.blocks_done` (never goes
+//! back), written at least each second while a part runs; a table's share is
+//! `sum(blocks_done) / copy_table.blocks`.
+//!
+//! `pg::progress::init()` has to be called from `_PG_init` while
+//! `shared_preload_libraries` are loaded.
+mod buffers;
+mod copier;
+mod load;
+mod part;
+mod plan;
+mod pool;
+mod reset;
+mod work;
+
+pub use plan::{plan, plan_parts};
+pub use pool::{run, Finished};
+pub use reset::reset_table;
+pub use work::work;

@@ -1,0 +1,310 @@
+//! Parts as workers see them: claimed, done, to be tried again, given up. Each
+//! function runs in a short transaction of its own.
+//!
+//! Claims and ends of parts take turns (one advisory lock a task), so that two
+//! workers never choose the same part, and so that the one that ends a table's
+//! last part knows it.
+use serde::Deserialize;
+
+use crate::error::{Error, Policy, Result};
+use crate::gucs;
+use crate::pg::db::{self, Arg};
+use crate::pg::scan::Blocks;
+use crate::pg::{encode, xact};
+use crate::remote::quote;
+use crate::state::event::{self, Severity};
+
+/// Parts below this size together are claimed in one go, in bytes.
+const BATCH_BYTES: i64 = 4 * 1024 * 1024;
+/// Parts that are claimed in one go at most.
+const BATCH_PARTS: i32 = 32;
+/// First key of the advisory lock: "copy".
+const LOCK_CLASS: i32 = 0x636F_7079;
+/// The longest wait between two tries, in milliseconds.
+const LONGEST_DELAY: u64 = 60_000;
+
+/// A part with all that a worker needs to copy it.
+#[derive(Debug, Clone, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) table_id: i32,
+    pub(crate) part_no: i32,
+    block_from: u32,
+    block_to: Option<u32>,
+    pub(crate) attempts: i32,
+    pub(crate) relation: u32,
+    pub(crate) schema_name: String,
+    pub(crate) table_name: String,
+    pub(crate) columns: Vec<String>,
+    pub(crate) key_column: Option<String>,
+    pub(crate) row_filter: Option<String>,
+    format: String,
+}
+
+impl Part {
+    /// The table's name, quoted and qualified.
+    pub(crate) fn name(&self) -> String {
+        quote::qualified(&self.schema_name, &self.table_name)
+    }
+
+    /// The blocks to read.
+    pub(crate) fn blocks(&self) -> Blocks {
+        Blocks { from: self.block_from, to: self.block_to }
+    }
+
+    /// How many blocks that is, where it is known.
+    pub(crate) fn block_count(&self) -> Option<u32> {
+        self.block_to.map(|to| to.saturating_sub(self.block_from))
+    }
+
+    /// The form of its COPY.
+    pub(crate) fn format(&self) -> encode::Format {
+        if self.format == "text" {
+            encode::Format::Text
+        } else {
+            encode::Format::Binary
+        }
+    }
+}
+
+/// What the next claim has to say.
+pub(crate) enum Claim {
+    /// These parts are this worker's now.
+    Parts(Vec<Part>),
+    /// Nothing now; look again after so many milliseconds, a part has to wait.
+    Later(i64),
+    /// Nothing is left to claim.
+    Nothing,
+}
+
+fn take_turn(task_id: i64) -> Result<()> {
+    db::execute(
+        "SELECT pg_catalog.pg_advisory_xact_lock($1, ($2 % 2147483647)::int)",
+        &[Arg::I32(LOCK_CLASS), Arg::I64(task_id)],
+    )
+    .map(|_| ())
+}
+
+/// Claims the next parts of the wave for this process.
+pub(crate) fn claim(task_id: i64, wave: i32, pid: i32) -> Result<Claim> {
+    xact::transaction_async(|| {
+        take_turn(task_id)?;
+        let parts: Vec<Part> = db::rows(
+            "WITH head AS ( \
+                 SELECT p.table_id, p.part_no, p.claim_order, p.bytes_total \
+                   FROM reshard.copy_part AS p \
+                   JOIN reshard.copy_table AS t USING (task_id, table_id) \
+                  WHERE p.task_id = $1 AND t.wave = $2 AND p.status = 'pending' \
+                    AND t.status IN ('pending', 'running') \
+                    AND (p.not_before IS NULL OR p.not_before <= clock_timestamp()) \
+                  ORDER BY p.claim_order LIMIT $5 \
+             ), chosen AS ( \
+                 SELECT h.table_id, h.part_no, h.claim_order \
+                   FROM (SELECT *, row_number() OVER (ORDER BY claim_order, table_id, part_no) AS n, \
+                                sum(bytes_total) OVER (ORDER BY claim_order, table_id, part_no) AS total \
+                           FROM head) AS h \
+                  WHERE h.n = 1 OR h.total <= $4 \
+             ), begun AS ( \
+                 UPDATE reshard.copy_table AS t \
+                    SET status = 'running', started_at = coalesce(t.started_at, clock_timestamp()) \
+                  WHERE t.task_id = $1 AND t.status = 'pending' \
+                    AND t.table_id IN (SELECT table_id FROM chosen) \
+             ) \
+             UPDATE reshard.copy_part AS p \
+                SET status = 'running', attempts = p.attempts + 1, worker_pid = $3, \
+                    started_at = clock_timestamp(), finished_at = NULL \
+               FROM chosen AS c \
+               JOIN reshard.copy_table AS t ON t.task_id = $1 AND t.table_id = c.table_id \
+              WHERE p.task_id = $1 AND p.table_id = c.table_id AND p.part_no = c.part_no \
+             RETURNING pg_catalog.jsonb_build_object( \
+                 'table_id', p.table_id, 'part_no', p.part_no, 'block_from', p.block_from, \
+                 'block_to', p.block_to, 'attempts', p.attempts, 'relation', t.relation::bigint, \
+                 'schema_name', t.schema_name, 'table_name', t.table_name, 'columns', t.columns, \
+                 'key_column', t.key_column, 'row_filter', t.row_filter, 'format', t.format)",
+            &[
+                Arg::I64(task_id),
+                Arg::I32(wave),
+                Arg::I32(pid),
+                Arg::I64(BATCH_BYTES),
+                Arg::I32(BATCH_PARTS),
+            ],
+        )?;
+        if !parts.is_empty() {
+            return Ok(Claim::Parts(parts));
+        }
+        let wait = db::bigint(
+            "SELECT pg_catalog.ceil(1000 * extract(epoch FROM \
+                        greatest(min(p.not_before) - clock_timestamp(), '1 ms')))::bigint \
+               FROM reshard.copy_part AS p JOIN reshard.copy_table AS t USING (task_id, table_id) \
+              WHERE p.task_id = $1 AND t.wave = $2 AND p.status = 'pending' \
+                AND t.status IN ('pending', 'running')",
+            &[Arg::I64(task_id), Arg::I32(wave)],
+        )?;
+        Ok(wait.map_or(Claim::Nothing, Claim::Later))
+    })
+}
+
+/// Marks a part as committed on all shards, and its table as copied where it was
+/// the last one.
+pub(crate) fn done(task_id: i64, part: &Part, rows: u64, bytes: u64) -> Result<()> {
+    xact::transaction_async(|| {
+        take_turn(task_id)?;
+        db::execute(
+            "UPDATE reshard.copy_part AS p \
+                SET status = 'done', rows = $4, bytes = $5, worker_pid = NULL, \
+                    blocks_done = greatest(0, coalesce(p.block_to, t.blocks) - p.block_from), \
+                    finished_at = clock_timestamp(), sqlstate = NULL, error = NULL, hint = NULL \
+               FROM reshard.copy_table AS t \
+              WHERE p.task_id = $1 AND p.table_id = $2 AND p.part_no = $3 \
+                AND t.task_id = p.task_id AND t.table_id = p.table_id",
+            &[
+                Arg::I64(task_id),
+                Arg::I32(part.table_id),
+                Arg::I32(part.part_no),
+                Arg::I64(i64::try_from(rows).unwrap_or(i64::MAX)),
+                Arg::I64(i64::try_from(bytes).unwrap_or(i64::MAX)),
+            ],
+        )?;
+        db::execute(
+            "UPDATE reshard.copy_table AS t SET status = 'copied', finished_at = clock_timestamp() \
+              WHERE t.task_id = $1 AND t.table_id = $2 AND t.status = 'running' \
+                AND NOT EXISTS (SELECT FROM reshard.copy_part AS p \
+                                 WHERE p.task_id = $1 AND p.table_id = $2 AND p.status <> 'done')",
+            &[Arg::I64(task_id), Arg::I32(part.table_id)],
+        )?;
+        Ok(())
+    })
+}
+
+/// Puts a part back after an error, to be tried again; gives it up where the
+/// error does not pass by itself or the part is out of tries.
+pub(crate) fn failed(task_id: i64, part: &Part, error: &Error) -> Result<()> {
+    let tries = gucs::COPY_ATTEMPTS.get();
+    let give_up = error.policy() == Policy::Fail || part.attempts >= tries;
+    let wait = delay(part.attempts, u64::try_from(gucs::COPY_RETRY_DELAY.get()).unwrap_or(1));
+    xact::transaction_async(|| {
+        take_turn(task_id)?;
+        db::execute(
+            "UPDATE reshard.copy_part \
+                SET status = $4, worker_pid = NULL, sqlstate = $5, error = $6, hint = $7, \
+                    finished_at = clock_timestamp(), \
+                    not_before = clock_timestamp() + $8 * interval '1 millisecond' \
+              WHERE task_id = $1 AND table_id = $2 AND part_no = $3",
+            &[
+                Arg::I64(task_id),
+                Arg::I32(part.table_id),
+                Arg::I32(part.part_no),
+                Arg::Text(if give_up { "failed" } else { "pending" }),
+                Arg::Text(error.sqlstate()),
+                Arg::Text(&error.one_line()),
+                Arg::OptText(error.hint.as_deref()),
+                Arg::F64(wait as f64),
+            ],
+        )?;
+        event::write(
+            Some(task_id),
+            Severity::Warning,
+            "copy_part_failed",
+            &format!(
+                "part {} of table {}, try {} of {tries}: {}",
+                part.part_no,
+                part.name(),
+                part.attempts,
+                error.one_line()
+            ),
+            serde_json::json!({ "table_id": part.table_id, "part_no": part.part_no }),
+        )
+    })
+}
+
+/// Milliseconds until the next try: doubled at each one.
+fn delay(attempts: i32, first: u64) -> u64 {
+    let doublings = u32::try_from(attempts.saturating_sub(1)).unwrap_or(0).min(20);
+    first.saturating_mul(1 << doublings).min(LONGEST_DELAY.max(first))
+}
+
+/// Takes a table out of the wave: its file is another one than under the
+/// snapshot. What was copied of it is worthless; the next wave copies it.
+pub(crate) fn rewritten(task_id: i64, part: &Part) -> Result<()> {
+    xact::transaction_async(|| {
+        take_turn(task_id)?;
+        db::execute(
+            "UPDATE reshard.copy_table SET status = 'rewritten', \
+                    error = 'table was truncated, rewritten or dropped while it was copied' \
+              WHERE task_id = $1 AND table_id = $2 AND status = 'running'",
+            &[Arg::I64(task_id), Arg::I32(part.table_id)],
+        )?;
+        db::execute(
+            "DELETE FROM reshard.copy_part \
+              WHERE task_id = $1 AND table_id = $2 \
+                AND (status = 'pending' OR part_no = $3)",
+            &[Arg::I64(task_id), Arg::I32(part.table_id), Arg::I32(part.part_no)],
+        )?;
+        Ok(())
+    })
+}
+
+/// Notes that the wave's snapshot can't be imported any more, and gives this
+/// process' parts back: that was no try.
+pub(crate) fn snapshot_lost(task_id: i64, wave: i32, pid: i32) -> Result<()> {
+    xact::transaction_async(|| {
+        take_turn(task_id)?;
+        db::execute(
+            "UPDATE reshard.wave SET snapshot = NULL WHERE task_id = $1 AND wave = $2",
+            &[Arg::I64(task_id), Arg::I32(wave)],
+        )?;
+        release(task_id, pid)
+    })
+}
+
+fn release(task_id: i64, pid: i32) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.copy_part SET status = 'pending', worker_pid = NULL, \
+                attempts = greatest(0, attempts - 1) \
+          WHERE task_id = $1 AND status = 'running' AND worker_pid = $2",
+        &[Arg::I64(task_id), Arg::I32(pid)],
+    )
+    .map(|_| ())
+}
+
+/// Frees parts of an earlier process with this one's id. They count as tried: a
+/// shard may have them.
+pub(crate) fn free_own(task_id: i64, pid: i32) -> Result<()> {
+    xact::transaction_async(|| {
+        db::execute(
+            "UPDATE reshard.copy_part SET status = 'pending', worker_pid = NULL \
+              WHERE task_id = $1 AND status = 'running' AND worker_pid = $2",
+            &[Arg::I64(task_id), Arg::I32(pid)],
+        )
+        .map(|_| ())
+    })
+}
+
+/// Forgets what was copied of a table; `wave` copies it next.
+pub(crate) fn forget_table(task_id: i64, table_id: i32, wave: i32) -> Result<()> {
+    take_turn(task_id)?;
+    db::execute(
+        "DELETE FROM reshard.copy_part WHERE task_id = $1 AND table_id = $2",
+        &[Arg::I64(task_id), Arg::I32(table_id)],
+    )?;
+    db::execute(
+        "UPDATE reshard.copy_table SET status = 'pending', wave = $3, error = NULL, \
+                started_at = NULL, finished_at = NULL \
+          WHERE task_id = $1 AND table_id = $2",
+        &[Arg::I64(task_id), Arg::I32(table_id), Arg::I32(wave)],
+    )
+    .map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_delay_doubles_up_to_a_minute() {
+        assert_eq!(delay(1, 500), 500);
+        assert_eq!(delay(2, 500), 1000);
+        assert_eq!(delay(5, 500), 8000);
+        assert_eq!(delay(30, 500), 60_000);
+        assert_eq!(delay(1, 120_000), 120_000);
+    }
+}

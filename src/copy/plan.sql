@@ -1,0 +1,99 @@
+-- Tables of a publication, down to the leaves of partitioned ones, with the
+-- columns that COPY brings, the sharding key and the form on the wire.
+-- $1 task, $2 publication, $3 sharding rules as jsonb, in order of precedence.
+WITH RECURSIVE rule AS (
+    SELECT r.schema_name, r.table_name, r.column_name, r.ordinality
+      FROM ROWS FROM (pg_catalog.jsonb_to_recordset($3)
+               AS (schema_name text, table_name text, column_name text)) WITH ORDINALITY
+               AS r (schema_name, table_name, column_name, ordinality)
+), published AS (
+    SELECT c.oid, c.relkind, p.attnames, p.rowfilter
+      FROM pg_catalog.pg_publication_tables AS p
+      JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.schemaname
+      JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename
+     WHERE p.pubname = $2
+), leaf AS (
+    SELECT DISTINCT ON (c.oid)
+           c.oid, n.nspname, c.relname, c.relreplident, p.attnames, p.rowfilter
+      FROM published AS p
+     CROSS JOIN LATERAL (
+              SELECT p.oid WHERE p.relkind <> 'p'
+              UNION ALL
+              SELECT t.relid::oid FROM pg_catalog.pg_partition_tree(p.oid) AS t
+               WHERE p.relkind = 'p' AND t.isleaf
+           ) AS l (oid)
+      JOIN pg_catalog.pg_class AS c ON c.oid = l.oid
+      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname <> 'reshard'
+     ORDER BY c.oid
+), attribute AS (
+    SELECT l.oid AS relation, a.attname, a.attnum, a.atttypid,
+           a.attgenerated = '' AND a.attname = ANY (l.attnames) AS copied
+      FROM leaf AS l
+      JOIN pg_catalog.pg_attribute AS a ON a.attrelid = l.oid
+     WHERE a.attnum > 0 AND NOT a.attisdropped
+), component (type, oid) AS (
+    SELECT DISTINCT atttypid, atttypid FROM attribute WHERE copied
+    UNION
+    SELECT c.type, x.oid
+      FROM component AS c
+      JOIN pg_catalog.pg_type AS t ON t.oid = c.oid
+     CROSS JOIN LATERAL (
+              SELECT t.typelem WHERE t.typelem <> 0 AND t.typsend = 'pg_catalog.array_send'::regproc
+              UNION ALL SELECT t.typbasetype WHERE t.typtype = 'd'
+              UNION ALL SELECT a.atttypid FROM pg_catalog.pg_attribute AS a
+                         WHERE t.typtype = 'c' AND a.attrelid = t.typrelid
+                           AND a.attnum > 0 AND NOT a.attisdropped
+              UNION ALL SELECT r.rngsubtype FROM pg_catalog.pg_range AS r WHERE r.rngtypid = t.oid
+              UNION ALL SELECT r.rngtypid FROM pg_catalog.pg_range AS r WHERE r.rngmultitypid = t.oid
+           ) AS x (oid)
+), unportable AS (
+    -- Object identifiers are other numbers on another server; the rest has no binary form.
+    SELECT DISTINCT c.type
+      FROM component AS c
+      JOIN pg_catalog.pg_type AS t ON t.oid = c.oid
+     WHERE t.typsend = 0 OR t.typreceive = 0
+        OR t.oid IN ('regproc'::regtype, 'regprocedure'::regtype, 'regoper'::regtype,
+                     'regoperator'::regtype, 'regclass'::regtype, 'regtype'::regtype,
+                     'regrole'::regtype, 'regnamespace'::regtype, 'regconfig'::regtype,
+                     'regdictionary'::regtype, 'regcollation'::regtype)
+), planned AS (
+    SELECT l.*,
+           (SELECT pg_catalog.array_agg(a.attname ORDER BY a.attnum)
+              FROM attribute AS a WHERE a.relation = l.oid AND a.copied) AS columns,
+           EXISTS (SELECT FROM attribute AS a JOIN unportable AS u ON u.type = a.atttypid
+                    WHERE a.relation = l.oid AND a.copied) AS as_text,
+           (SELECT r.column_name
+              FROM rule AS r
+              LEFT JOIN LATERAL (
+                       SELECT pg_catalog.min(a.distance) AS distance
+                         FROM (SELECT l.oid AS oid, 0 AS distance
+                               UNION ALL
+                               SELECT p.relid, p.ordinality
+                                 FROM pg_catalog.pg_partition_ancestors(l.oid)
+                                      WITH ORDINALITY AS p (relid, ordinality)) AS a
+                         JOIN pg_catalog.pg_class AS c ON c.oid = a.oid
+                         JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+                        WHERE c.relname = r.table_name
+                          AND n.nspname = coalesce(r.schema_name, n.nspname)
+                   ) AS named ON r.table_name IS NOT NULL
+             WHERE named.distance IS NOT NULL
+                OR (r.table_name IS NULL
+                    AND EXISTS (SELECT FROM attribute AS a
+                                 WHERE a.relation = l.oid AND a.attname = r.column_name))
+             ORDER BY named.distance NULLS LAST, r.ordinality
+             LIMIT 1) AS key_column
+      FROM leaf AS l
+     WHERE NOT EXISTS (SELECT FROM reshard.copy_table AS t
+                        WHERE t.task_id = $1 AND t.relation = l.oid)
+)
+INSERT INTO reshard.copy_table
+       (task_id, table_id, relation, schema_name, table_name, columns, key_column, row_filter,
+        format, identity, bytes_total)
+SELECT $1,
+       coalesce((SELECT pg_catalog.max(t.table_id) FROM reshard.copy_table AS t WHERE t.task_id = $1), 0)
+           + pg_catalog.row_number() OVER (ORDER BY p.nspname, p.relname),
+       p.oid, p.nspname, p.relname, coalesce(p.columns, '{}'), p.key_column, p.rowfilter,
+       CASE WHEN p.as_text THEN 'text' ELSE 'binary' END, p.relreplident,
+       pg_catalog.pg_table_size(p.oid)
+  FROM planned AS p

@@ -1,0 +1,355 @@
+//! The coordinator's side of a copy: keeps workers running until a wave is
+//! copied, and says why it can't be.
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use tokio::time::MissedTickBehavior;
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::gucs;
+use crate::pg::db::{self, Arg};
+use crate::pg::dynamic_worker::{self, DynamicWorker, WorkerStatus};
+use crate::pg::{progress, xact};
+
+/// How often shared memory is looked at.
+const TICK: Duration = Duration::from_millis(10);
+/// How often the state tables are looked at and the progress is written, at least.
+const SURVEY: Duration = Duration::from_millis(500);
+/// How often the state tables are looked at while workers end many parts, at most.
+const SURVEY_AT_MOST: Duration = Duration::from_millis(100);
+/// How long ended workers may take to go.
+const GO: Duration = Duration::from_secs(10);
+
+/// How a wave ended without an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finished {
+    /// Every table of the wave is `copied`.
+    Copied,
+    /// The snapshot is gone: tables that are not `copied` need another wave.
+    SnapshotLost,
+    /// These tables (`table_id`) were truncated or rewritten and need another
+    /// wave; all others are `copied`. Their status is `rewritten`.
+    Rewritten(Vec<i32>),
+}
+
+/// Copies what is left of a wave, with up to `reshard.max_copy_workers` workers.
+///
+/// Needs `copy_table` and `copy_part` as `plan` and `plan_parts` leave them, and
+/// the name of the exported snapshot in `reshard.wave`. Tables become `copied`
+/// one by one. Dropping the future ends all workers; what they had not committed
+/// is taken back. Can be called again for the same wave.
+///
+/// # Errors
+/// The error of the first part that is out of tries or can't pass by itself,
+/// with table and shard named; 53400 where not a single worker can be started.
+pub async fn run(task_id: i64, wave: i32) -> Result<Finished> {
+    let mut pool = Pool {
+        task_id,
+        wave,
+        workers: Vec::new(),
+        refused: false,
+        barren: 0,
+        done: -1,
+        retry_start: None,
+    };
+    let finished = pool.run().await;
+    pool.stop().await?;
+    finished
+}
+
+struct Pool {
+    task_id: i64,
+    wave: i32,
+    workers: Vec<DynamicWorker>,
+    /// The server had no place for one more worker.
+    refused: bool,
+    /// Workers that ended, one after the other, without any part done.
+    barren: i32,
+    done: i64,
+    retry_start: Option<Instant>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Survey {
+    snapshot: bool,
+    pending: i64,
+    running: i64,
+    done: i64,
+    pids: Vec<i32>,
+    failed: Option<FailedPart>,
+}
+
+#[derive(Debug, Deserialize)]
+struct FailedPart {
+    table: String,
+    part_no: i32,
+    attempts: i32,
+    sqlstate: Option<String>,
+    error: Option<String>,
+    hint: Option<String>,
+}
+
+impl Pool {
+    async fn run(&mut self) -> Result<Finished> {
+        self.await_leftover_workers().await?;
+        let mut ticker = tokio::time::interval(TICK);
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut events = None;
+        let mut surveyed: Option<Instant> = None;
+        loop {
+            ticker.tick().await;
+            let stopped = self.reap();
+            let now = progress::events();
+            let waited = surveyed.map_or(SURVEY, |at| at.elapsed());
+            let due = stopped
+                || waited >= SURVEY
+                || (events != Some(now) && waited >= SURVEY_AT_MOST);
+            if !due {
+                continue;
+            }
+            events = Some(now);
+            let survey = self.survey()?;
+            surveyed = Some(Instant::now());
+            if let Some(failed) = survey.failed {
+                return Err(part_error(failed));
+            }
+            if !survey.snapshot {
+                return Ok(Finished::SnapshotLost);
+            }
+            if survey.pending + survey.running == 0 {
+                return self.finish();
+            }
+            self.note_progress(&survey, stopped)?;
+            self.fill_up(survey.pending)?;
+        }
+    }
+
+    /// Workers of an earlier run may still be ending; their parts are not free yet.
+    async fn await_leftover_workers(&self) -> Result<()> {
+        let deadline = Instant::now() + GO;
+        let mut ticker = tokio::time::interval(TICK);
+        loop {
+            ticker.tick().await;
+            let left = xact::transaction(|| {
+                db::truth(
+                    "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a \
+                       JOIN reshard.copy_part AS p ON p.worker_pid = a.pid \
+                      WHERE p.task_id = $1 AND p.status = 'running' \
+                        AND a.backend_type = 'reshard copy worker')",
+                    &[Arg::I64(self.task_id)],
+                )
+            })?;
+            if !left {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                return Err(Error::state("copy workers of an earlier run have not ended")
+                    .hint("See pg_stat_activity for backend_type \"reshard copy worker\"."));
+            }
+        }
+    }
+
+    /// Forgets workers that have ended; true if there were any.
+    fn reap(&mut self) -> bool {
+        let before = self.workers.len();
+        self.workers.retain(|w| w.status() != WorkerStatus::Stopped);
+        self.workers.len() < before
+    }
+
+    /// Writes the progress, frees the parts of dead workers and looks how far it is.
+    fn survey(&mut self) -> Result<Survey> {
+        let (task_id, wave) = (self.task_id, self.wave);
+        let survey: Survey = xact::transaction_async(|| {
+            write_progress(task_id)?;
+            survey(task_id, wave)
+        })?;
+        // A process that the table names has been running before it was read.
+        let alive: Vec<i32> = self
+            .workers
+            .iter()
+            .filter_map(|w| match w.status() {
+                WorkerStatus::Running(pid) => Some(pid),
+                _ => None,
+            })
+            .collect();
+        if survey.pids.iter().all(|pid| alive.contains(pid)) {
+            return Ok(survey);
+        }
+        xact::transaction_async(|| {
+            db::execute(
+                "UPDATE reshard.copy_part \
+                    SET status = CASE WHEN attempts >= $3 THEN 'failed' ELSE 'pending' END, \
+                        worker_pid = NULL, sqlstate = '57P02', error = 'the copy worker ended', \
+                        hint = 'See the server log.' \
+                  WHERE task_id = $1 AND status = 'running' \
+                    AND NOT worker_pid::text = ANY ($2)",
+                &[
+                    Arg::I64(task_id),
+                    Arg::Texts(alive.iter().map(ToString::to_string).collect()),
+                    Arg::I32(gucs::COPY_ATTEMPTS.get()),
+                ],
+            )?;
+            // Parts that began after the list of workers was made.
+            crate::copy::pool::survey(task_id, wave)
+        })
+    }
+
+    /// Notices workers that end again and again before they have done anything.
+    fn note_progress(&mut self, survey: &Survey, stopped: bool) -> Result<()> {
+        if survey.done != self.done {
+            self.done = survey.done;
+            self.barren = 0;
+            return Ok(());
+        }
+        if stopped && self.workers.is_empty() {
+            self.barren += 1;
+            let delay = u64::try_from(gucs::COPY_RETRY_DELAY.get()).unwrap_or(1);
+            self.retry_start = Some(Instant::now() + Duration::from_millis(delay));
+            if self.barren > gucs::COPY_ATTEMPTS.get() {
+                return Err(Error::new(
+                    Kind::Server("57P02".to_owned()),
+                    "copy workers end before they have copied anything",
+                )
+                .hint("See the server log for their errors."));
+            }
+        }
+        Ok(())
+    }
+
+    /// Starts workers as long as there are parts for them.
+    fn fill_up(&mut self, pending: i64) -> Result<()> {
+        if self.retry_start.is_some_and(|at| Instant::now() < at) {
+            return Ok(());
+        }
+        self.retry_start = None;
+        let most = usize::try_from(gucs::MAX_COPY_WORKERS.get()).unwrap_or(1);
+        let idle = self.workers.iter().filter(|w| w.status() == WorkerStatus::Starting).count();
+        let wanted = usize::try_from(pending).unwrap_or(0).saturating_sub(idle);
+        for _ in 0..wanted.min(most.saturating_sub(self.workers.len())) {
+            let worker = DynamicWorker::start(
+                &format!("reshard copy worker for task {}", self.task_id),
+                "reshard copy worker",
+                "reshard_copy_worker_main",
+                &format!("{} {} {}", dynamic_worker::current_database(), self.task_id, self.wave),
+            );
+            match worker {
+                Some(worker) => self.workers.push(worker),
+                None if self.workers.is_empty() => {
+                    return Err(Error::new(Kind::Resources, "could not start a copy worker")
+                        .detail("All places for background workers are taken.")
+                        .hint("Raise max_worker_processes and restart the server."));
+                }
+                None => {
+                    if !std::mem::replace(&mut self.refused, true) {
+                        pgrx::log!(
+                            "reshard: {} of {most} copy workers run, since all places for background workers are taken",
+                            self.workers.len()
+                        );
+                    }
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<Finished> {
+        let rewritten: Vec<i32> = xact::transaction(|| {
+            write_progress(self.task_id)?;
+            db::rows(
+                "SELECT pg_catalog.to_jsonb(t.table_id) FROM reshard.copy_table AS t \
+                  WHERE t.task_id = $1 AND t.wave = $2 AND t.status = 'rewritten' \
+                  ORDER BY t.table_id",
+                &[Arg::I64(self.task_id), Arg::I32(self.wave)],
+            )
+        })?;
+        Ok(if rewritten.is_empty() { Finished::Copied } else { Finished::Rewritten(rewritten) })
+    }
+
+    /// Ends all workers and waits until they are gone.
+    async fn stop(&mut self) -> Result<()> {
+        for worker in &self.workers {
+            worker.terminate();
+        }
+        let deadline = Instant::now() + GO;
+        let mut ticker = tokio::time::interval(TICK);
+        loop {
+            self.reap();
+            if self.workers.is_empty() || Instant::now() > deadline {
+                break;
+            }
+            ticker.tick().await;
+        }
+        let task_id = self.task_id;
+        xact::transaction_async(|| {
+            db::execute(
+                "UPDATE reshard.copy_part SET status = 'pending', worker_pid = NULL \
+                  WHERE task_id = $1 AND status = 'running'",
+                &[Arg::I64(task_id)],
+            )
+            .map(|_| ())
+        })
+    }
+}
+
+fn write_progress(task_id: i64) -> Result<()> {
+    for reading in progress::readings(task_id) {
+        db::execute(
+            "UPDATE reshard.copy_part \
+                SET rows = $4, bytes = $5, blocks_done = greatest(blocks_done, $6) \
+              WHERE task_id = $1 AND table_id = $2 AND part_no = $3 AND status = 'running'",
+            &[
+                Arg::I64(task_id),
+                Arg::I32(reading.table_id),
+                Arg::I32(reading.part_no),
+                Arg::I64(i64::try_from(reading.rows).unwrap_or(i64::MAX)),
+                Arg::I64(i64::try_from(reading.bytes).unwrap_or(i64::MAX)),
+                Arg::I64(i64::try_from(reading.blocks).unwrap_or(i64::MAX)),
+            ],
+        )?;
+    }
+    Ok(())
+}
+
+fn survey(task_id: i64, wave: i32) -> Result<Survey> {
+    db::row(
+        "SELECT pg_catalog.jsonb_build_object( \
+             'snapshot', EXISTS (SELECT FROM reshard.wave AS w WHERE w.task_id = $1 \
+                                    AND w.wave = $2 AND w.snapshot IS NOT NULL), \
+             'pending', count(*) FILTER (WHERE p.status = 'pending'), \
+             'running', count(*) FILTER (WHERE p.status = 'running'), \
+             'done', count(*) FILTER (WHERE p.status = 'done'), \
+             'pids', coalesce(pg_catalog.jsonb_agg(DISTINCT p.worker_pid) \
+                                  FILTER (WHERE p.status = 'running'), '[]'), \
+             'failed', (SELECT pg_catalog.jsonb_build_object( \
+                            'table', pg_catalog.format('%I.%I', t.schema_name, t.table_name), \
+                            'part_no', f.part_no, 'attempts', f.attempts, \
+                            'sqlstate', f.sqlstate, 'error', f.error, 'hint', f.hint) \
+                          FROM reshard.copy_part AS f \
+                          JOIN reshard.copy_table AS t USING (task_id, table_id) \
+                         WHERE f.task_id = $1 AND t.wave = $2 AND f.status = 'failed' \
+                         ORDER BY f.finished_at LIMIT 1)) \
+           FROM reshard.copy_part AS p \
+           JOIN reshard.copy_table AS t USING (task_id, table_id) \
+          WHERE p.task_id = $1 AND t.wave = $2",
+        &[Arg::I64(task_id), Arg::I32(wave)],
+    )?
+    .ok_or_else(|| Error::internal("the survey of the copy returned no row"))
+}
+
+fn part_error(part: FailedPart) -> Error {
+    let code = part.sqlstate.unwrap_or_else(|| "XX000".to_owned());
+    let mut error = Error::new(
+        Kind::Server(code),
+        part.error.unwrap_or_else(|| "unknown error".to_owned()),
+    );
+    error.hint = part.hint;
+    let what = format!(
+        "could not copy table {} (part {}, {} tries)",
+        part.table, part.part_no, part.attempts
+    );
+    match Err::<(), _>(error).context(what) {
+        Err(error) => error,
+        Ok(()) => Error::internal("unreachable"),
+    }
+}

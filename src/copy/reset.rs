@@ -1,0 +1,52 @@
+//! Takes back what was copied of a table, for another wave.
+use futures::future::try_join_all;
+
+use crate::copy::part;
+use crate::error::{Context, Error, Result};
+use crate::pg::db::{self, Arg};
+use crate::pg::xact;
+use crate::remote::{quote, Connection};
+use crate::state;
+
+/// Empties a table on all shards and forgets its parts, there and here; its
+/// status is `pending` afterwards. `wave` is the wave that copies it next.
+///
+/// The shards come first: after a crash in between the table is emptied again.
+/// A transaction of an ended worker that is still about to commit is waited for,
+/// since TRUNCATE needs the table for itself.
+///
+/// # Errors
+/// The shard's, with the shard named.
+pub async fn reset_table(
+    task_id: i64,
+    table_id: i32,
+    wave: i32,
+    shards: &[Connection],
+) -> Result<()> {
+    let (name, token) = xact::transaction(|| {
+        let row: Option<(String, String)> = db::row(
+            "SELECT pg_catalog.jsonb_build_array(t.schema_name, t.table_name) \
+               FROM reshard.copy_table AS t WHERE t.task_id = $1 AND t.table_id = $2",
+            &[Arg::I64(task_id), Arg::I32(table_id)],
+        )?;
+        let (schema, table) = row
+            .ok_or_else(|| Error::missing(format!("task {task_id} has no table {table_id}")))?;
+        Ok((quote::qualified(&schema, &table), state::token()?))
+    })?;
+    let sql = format!(
+        "BEGIN; TRUNCATE ONLY {name}; DELETE FROM reshard.copied_part \
+          WHERE token = {} AND task_id = {task_id} AND table_id = {table_id}; COMMIT",
+        quote::literal(&token)
+    );
+    try_join_all(shards.iter().map(|shard| async {
+        let emptied = shard.batch(&sql).await;
+        if emptied.is_err() {
+            // The first error is the one to tell; a lost session needs no rollback.
+            drop(shard.batch("ROLLBACK").await);
+        }
+        emptied
+    }))
+    .await
+    .context(format!("could not empty table {name} for another copy"))?;
+    xact::transaction(|| part::forget_table(task_id, table_id, wave))
+}

@@ -1,0 +1,17 @@
+//! Reading the state again and again within one statement: SPI takes a new
+//! snapshot for each statement that may write, and ours all may.
+use crate::error::Result;
+use crate::pg::db::{self, Arg};
+
+/// Whether this transaction sees one state only.
+pub fn snapshot_is_fixed() -> Result<bool> {
+    db::truth("SELECT pg_catalog.current_setting('transaction_isolation') <> 'read committed'", &[])
+}
+
+/// Whether something that was asked of a task waits for a worker.
+pub fn has_intents(task: i64) -> Result<bool> {
+    db::truth(
+        "SELECT true FROM reshard.intent WHERE task_id = $1 AND handled_at IS NULL",
+        &[Arg::I64(task)],
+    )
+}

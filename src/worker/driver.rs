@@ -1,0 +1,160 @@
+//! The driver of one task: carries it from phase to phase, acts on intents, and
+//! decides what an error means. Ends when there is nothing to do; the
+//! coordinator starts it again when a user asks for something.
+use std::rc::Rc;
+use std::time::Duration;
+
+use crate::error::{Error, Kind, Policy, Result};
+use crate::pg::xact::transaction;
+use crate::state::event::{self, Severity};
+use crate::state::intent::{self, Intent, Verb};
+use crate::state::task::{self, Status, Task, Type};
+use crate::worker::coordinator::Shared;
+use crate::worker::{ending, phases, traffic};
+
+/// Tries of a phase that fails for reasons that may pass, before the task fails.
+const TRIES: u32 = 8;
+/// How often the table of intents is looked at when nobody woke the driver.
+const PERIOD: Duration = Duration::from_millis(500);
+
+/// Drives a task to where it waits for nothing but a user.
+pub async fn run(id: i64, shared: Rc<Shared>) {
+    let mut failures = 0;
+    loop {
+        let outcome = turn(id, &shared).await;
+        match outcome {
+            Ok(Turn::Again) => failures = 0,
+            Ok(Turn::Interrupted) => {}
+            Ok(Turn::End) => return,
+            Err(error) => {
+                failures += 1;
+                if !retry(id, &error, failures, &shared).await {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+enum Turn {
+    /// Something was done; there may be more.
+    Again,
+    /// An intent came up; nothing was done.
+    Interrupted,
+    /// There is nothing more to do.
+    End,
+}
+
+async fn turn(id: i64, shared: &Rc<Shared>) -> Result<Turn> {
+    let (task, next) = transaction(|| Ok((task::load(id)?, intent::next(id)?)))?;
+    if task.kind.is_migration() && traffic::recover(&task).await? {
+        return Ok(Turn::Again);
+    }
+    if let Some(next) = next {
+        act(task, &next, shared).await?;
+        return Ok(Turn::Again);
+    }
+    if task.status.is_final() || task.status == Status::Failed {
+        return Ok(Turn::End);
+    }
+    tokio::select! {
+        done = phases::run(task, shared) => done.map(|()| Turn::Again),
+        seen = next_intent(id, shared) => seen.map(|()| Turn::Interrupted),
+    }
+}
+
+/// Returns once an intent waits.
+async fn next_intent(id: i64, shared: &Shared) -> Result<()> {
+    loop {
+        let woken = shared.wake.notified();
+        if transaction(|| intent::next(id))?.is_some() {
+            return Ok(());
+        }
+        tokio::select! {
+            () = woken => {}
+            () = tokio::time::sleep(PERIOD) => {}
+        }
+    }
+}
+
+/// Acts on an intent and writes down how that went. An intent that can't be
+/// fulfilled is over all the same: the user reads why and asks again.
+async fn act(task: Task, asked: &Intent, shared: &Rc<Shared>) -> Result<()> {
+    let id = task.id;
+    let outcome = match asked.verb {
+        Verb::Cutover => traffic::cut_over(task, asked.args.dry_run).await,
+        Verb::Rollback => traffic::roll_back(task).await,
+        Verb::Complete => ending::complete(task).await,
+        Verb::Cancel => ending::cancel(task, shared).await,
+        Verb::Stop => ending::stop(task, shared).await,
+        Verb::Resume => transaction(|| {
+            task::reopen(id)?;
+            event::info(id, "resumed", "the task goes on")
+        }),
+    };
+    transaction(|| {
+        intent::handled(asked.id, outcome.as_ref().err())?;
+        if let Err(error) = &outcome {
+            task::note_error(id, Some(error))?;
+            write_error(id, Severity::Error, "refused", error)?;
+        }
+        Ok(())
+    })
+}
+
+/// Waits before another try; false where there will be none.
+async fn retry(id: i64, error: &Error, failures: u32, shared: &Shared) -> bool {
+    let give_up = error.policy() == Policy::Fail || failures >= TRIES;
+    let written = transaction(|| {
+        let task = task::load(id)?;
+        // Flows go on without us: a migration that only watches never gives up.
+        let watching = task.kind != Type::SchemaSync && task.phase.is_flowing();
+        if give_up && !(watching && error.policy() == Policy::Retry) {
+            let mut error = error.clone();
+            if error.hint.is_none() {
+                error.hint =
+                    Some(format!("Mend the cause, then SELECT reshard_resume({id});"));
+            }
+            task::fail(id, &error)?;
+            write_error(id, Severity::Error, "failed", &error)?;
+            return Ok(false);
+        }
+        task::note_error(id, Some(error))?;
+        write_error(id, Severity::Warning, "retry", error)?;
+        Ok(true)
+    });
+    match written {
+        Ok(true) => {}
+        Ok(false) => return false,
+        Err(lost) => {
+            pgrx::warning!("reshard could not note an error: {}", lost.one_line());
+            return false;
+        }
+    }
+    let pause = Duration::from_millis(250) * 2_u32.pow(failures.min(6));
+    tokio::select! {
+        () = tokio::time::sleep(pause) => {}
+        _ = next_intent(id, shared) => {}
+    }
+    true
+}
+
+fn write_error(id: i64, severity: Severity, kind: &str, error: &Error) -> Result<()> {
+    event::write(
+        Some(id),
+        severity,
+        kind,
+        &error.message,
+        serde_json::json!({
+            "sqlstate": error.sqlstate(),
+            "detail": error.detail,
+            "hint": error.hint,
+        }),
+    )
+}
+
+/// The error of a task that a user stopped.
+pub fn stopped(id: i64) -> Error {
+    Error::new(Kind::Cancelled, "the task was stopped")
+        .hint(format!("SELECT reshard_resume({id}); goes on, SELECT reshard_cancel({id}); ends it."))
+}

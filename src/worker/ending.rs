@@ -1,0 +1,120 @@
+//! How a task ends: completed, cancelled, or stopped for a while.
+use std::rc::Rc;
+
+use crate::cluster::{Direction, Side};
+use crate::error::{Context, Error, Result};
+use crate::pg::xact::transaction;
+use crate::replication::{cleanup, settle};
+use crate::schema;
+use crate::state::event;
+use crate::state::task::{self, Phase, Status, Task};
+use crate::worker::coordinator::Shared;
+use crate::worker::migration::Migration;
+use crate::worker::{driver, flowing};
+
+/// `reshard_complete()`: the destination stays active, the way back is given up.
+/// The old cluster stays fenced.
+///
+/// # Errors
+/// 55000 before the switch; the servers', and then it can be repeated.
+pub async fn complete(task: Task) -> Result<()> {
+    let id = task.id;
+    if !matches!(task.phase, Phase::Switched | Phase::Complete) {
+        return Err(Error::state(format!(
+            "task {id} can't be completed in phase {}",
+            task.phase.as_str()
+        ))
+        .hint(format!(
+            "Completing gives up the old cluster: switch first with SELECT reshard_cutover({id}), \
+             or end the migration with SELECT reshard_cancel({id})."
+        )));
+    }
+    let migration = Migration::load(task)?;
+    transaction(|| task::set_phase(id, Phase::Complete))?;
+    clean(&migration, true).await?;
+    transaction(|| {
+        task::finish(id, Status::Succeeded)?;
+        event::info(id, "completed", "the migration is complete; the old cluster stays fenced")
+    })
+}
+
+/// `reshard_cancel()`: the source stays active and nothing is left anywhere.
+///
+/// # Errors
+/// 55000 after the switch; the servers', and then it can be repeated.
+pub async fn cancel(task: Task, shared: &Rc<Shared>) -> Result<()> {
+    let id = task.id;
+    if matches!(task.phase, Phase::Switched | Phase::Complete) {
+        return Err(Error::state(format!("task {id} can't be cancelled after the switch")).hint(
+            format!(
+                "Go back with SELECT reshard_rollback({id}), or end it with SELECT \
+                 reshard_complete({id})."
+            ),
+        ));
+    }
+    shared.snapshots.borrow_mut().remove(&id);
+    if task.kind.is_migration() {
+        let migration = Migration::load(task)?;
+        clean(&migration, false).await?;
+        let (links, shards) = (&migration.links, Side::Destination);
+        for shard in &links.cluster(shards).shards {
+            schema::drop_created(id, shard).await?;
+        }
+        for (_, session) in links.sessions(shards).await? {
+            cleanup::drop_helpers(&session).await?;
+        }
+        flowing::open_source(&migration).await?;
+    }
+    transaction(|| {
+        task::finish(id, Status::Cancelled)?;
+        event::info(id, "cancelled", "the migration was cancelled; nothing is left of it")
+    })
+}
+
+/// Removes flows, triggers and identities. The source goes first where a shard
+/// can't be reached: a slot left there would keep WAL until the disk is full.
+async fn clean(migration: &Migration, completed: bool) -> Result<()> {
+    let links = &migration.links;
+    let prefix = migration.prefix();
+    let tables = migration.tables()?;
+    let removed = cleanup::remove_flows(links, &prefix).await;
+    for (_, session) in links.sessions(Side::Source).await? {
+        if removed.is_err() {
+            cleanup::remove_from(&session, &prefix).await?;
+        }
+        settle::restore(&session, &tables, completed).await?;
+        cleanup::drop_placements(&session).await?;
+    }
+    removed.context("could not clean up on every server")?;
+    for (_, session) in links.sessions(Side::Destination).await? {
+        settle::restore(&session, &tables, false).await?;
+        if completed {
+            cleanup::drop_helpers(&session).await?;
+        }
+    }
+    Ok(())
+}
+
+/// `reshard_stop_task()`: whatever runs in the background stops; nothing is
+/// undone, `reshard_resume()` goes on.
+///
+/// # Errors
+/// The servers'.
+pub async fn stop(task: Task, shared: &Rc<Shared>) -> Result<()> {
+    let id = task.id;
+    if task.status.is_final() {
+        return Ok(());
+    }
+    shared.snapshots.borrow_mut().remove(&id);
+    if task.kind.is_migration() && task.phase >= Phase::CatchUp {
+        let migration = Migration::load(task)?;
+        for direction in [Direction::Forward, Direction::Reverse] {
+            flowing::set_live(&migration, direction, false).await?;
+        }
+    }
+    transaction(|| {
+        task::fail(id, &driver::stopped(id))?;
+        task::set_stopped(id, true)?;
+        event::info(id, "stopped", "the task was stopped")
+    })
+}

@@ -1,0 +1,74 @@
+//! A migration as its driver holds it: the task, both clusters, the names.
+use crate::cluster::{Direction, ShardNo, Side};
+use crate::error::Result;
+use crate::pg::xact::transaction;
+use crate::remote::Links;
+use crate::state::flow::{self, Flow};
+use crate::state::table::{self, Table};
+use crate::state::task::Task;
+use crate::state::{self, cluster};
+
+/// A migration and its connections. Made anew for each phase.
+pub struct Migration {
+    /// Its task.
+    pub task: Task,
+    /// Connections to both clusters.
+    pub links: Links,
+    /// Tells this database's objects from those of others.
+    pub token: String,
+}
+
+impl Migration {
+    /// Loads the clusters of a task; opens no connection yet.
+    ///
+    /// # Errors
+    /// Those of [`cluster::load`].
+    pub fn load(task: Task) -> Result<Self> {
+        let (source, destination, token) = transaction(|| {
+            Ok((
+                cluster::load(&task.source)?,
+                cluster::load(&task.destination)?,
+                state::token()?,
+            ))
+        })?;
+        Ok(Self { task, links: Links::new(source, destination), token })
+    }
+
+    /// Its number.
+    pub fn id(&self) -> i64 {
+        self.task.id
+    }
+
+    /// Prefix of all its objects, on every server.
+    pub fn prefix(&self) -> String {
+        flow::object_prefix(&self.token, self.id())
+    }
+
+    /// Its tables.
+    ///
+    /// # Errors
+    /// SPI's.
+    pub fn tables(&self) -> Result<Vec<Table>> {
+        transaction(|| table::load(self.id()))
+    }
+
+    /// Its flows of one direction, as written down.
+    ///
+    /// # Errors
+    /// SPI's.
+    pub fn flows(&self, direction: Direction) -> Result<Vec<Flow>> {
+        transaction(|| flow::load_direction(self.id(), direction))
+    }
+
+    /// The flows of one direction and wave, between all shards.
+    pub fn make_flows(&self, direction: Direction, wave: i32) -> Vec<Flow> {
+        let destinations: Vec<ShardNo> =
+            self.links.cluster(Side::Destination).numbers().collect();
+        self.links
+            .cluster(Side::Source)
+            .numbers()
+            .flat_map(|s| destinations.iter().map(move |d| (s, *d)))
+            .map(|(s, d)| Flow::new(&self.token, self.id(), direction, wave, s, d))
+            .collect()
+    }
+}

@@ -1,0 +1,85 @@
+//! The phases of a task: each runs to its end and names the next one. A phase
+//! that is run again does only what is missing.
+use std::rc::Rc;
+
+use crate::error::Result;
+use crate::pg::xact::transaction;
+use crate::schema;
+use crate::state::event;
+use crate::state::task::{self, Phase, Status, Task, Type};
+use crate::state::traffic as flag;
+use crate::worker::coordinator::Shared;
+use crate::worker::migration::Migration;
+use crate::worker::{copying, flowing};
+
+/// Runs the present phase of a task.
+///
+/// # Errors
+/// Whatever stopped it; it can be run again.
+pub async fn run(task: Task, shared: &Rc<Shared>) -> Result<()> {
+    let id = task.id;
+    if task.status == Status::Pending {
+        transaction(|| task::set_phase(id, task.phase))?;
+    }
+    if task.kind == Type::SchemaSync {
+        return schema_sync(&task).await;
+    }
+    let phase = task.phase;
+    let migration = Migration::load(task)?;
+    let next = match phase {
+        Phase::SchemaPre => {
+            transaction(|| flag::ensure(&migration.task.source))?;
+            schema_pre(&migration).await?;
+            Phase::Copy
+        }
+        Phase::Copy => {
+            copying::run(&migration, shared).await?;
+            Phase::SchemaPost
+        }
+        Phase::SchemaPost => {
+            copying::keys(&migration).await?;
+            Phase::CatchUp
+        }
+        Phase::CatchUp => {
+            flowing::catch_up(&migration).await?;
+            Phase::Replicating
+        }
+        // These end with an intent, or with a cutover that nobody had to ask for.
+        Phase::Replicating | Phase::Switched | Phase::RolledBack => {
+            return flowing::watch(&migration).await;
+        }
+        // An interrupted cutover was recovered before: the flag says where we are.
+        Phase::Cutover => flowing::phase_by_flag(&migration)?,
+        Phase::Complete => return transaction(|| task::finish(id, Status::Succeeded)),
+    };
+    transaction(|| {
+        task::set_phase(id, next)?;
+        event::info(id, "phase", &format!("phase {} begins", next.as_str()))
+    })
+}
+
+async fn schema_pre(migration: &Migration) -> Result<()> {
+    let destination = migration.links.cluster(crate::cluster::Side::Destination);
+    for shard in &destination.shards {
+        schema::install_helpers(shard).await?;
+    }
+    let source = migration.links.cluster(crate::cluster::Side::Source);
+    schema::plan(&migration.task, source, destination).await?;
+    schema::Stage::open(migration.id(), destination).await?.run_phase(schema::Phase::Pre).await
+}
+
+/// `reshard_schema_sync()`: one phase of the schema.
+async fn schema_sync(task: &Task) -> Result<()> {
+    let migration = Migration::load(task.clone())?;
+    let source = migration.links.cluster(crate::cluster::Side::Source);
+    let destination = migration.links.cluster(crate::cluster::Side::Destination);
+    schema::plan(task, source, destination).await?;
+    if !task.options.dry_run {
+        let phase = schema::Phase::parse(task.options.schema_phase.as_deref().unwrap_or("pre"))?;
+        for shard in &destination.shards {
+            schema::install_helpers(shard).await?;
+        }
+        schema::Stage::open(task.id, destination).await?.run_phase(phase).await?;
+    }
+    transaction(|| task::finish(task.id, Status::Succeeded))
+}

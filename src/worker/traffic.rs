@@ -1,0 +1,158 @@
+//! Switching traffic, as asked for: which way, along which flows, and what the
+//! task looks like before and after.
+use crate::cluster::Direction;
+use crate::cutover::sequences::Sequences;
+use crate::cutover::switch::Switch;
+use crate::cutover::recover as recovery;
+use crate::error::{Error, Result};
+use crate::pg::xact::transaction;
+use crate::replication::handoff;
+use crate::state::flow;
+use crate::state::task::{self, NewTask, Phase, Status, Task, Type};
+use crate::state::{cutover as record, traffic as flag};
+use crate::worker::flowing;
+use crate::worker::migration::Migration;
+
+/// Makes the destination active.
+///
+/// # Errors
+/// 55000 where the migration isn't ready; whatever stopped the cutover.
+pub async fn cut_over(task: Task, dry_run: bool) -> Result<()> {
+    switch(task, Direction::Forward, dry_run).await
+}
+
+/// Makes the source active again.
+///
+/// # Errors
+/// As [`cut_over`].
+pub async fn roll_back(task: Task) -> Result<()> {
+    switch(task, Direction::Reverse, false).await
+}
+
+async fn switch(task: Task, direction: Direction, dry_run: bool) -> Result<()> {
+    let (id, before) = (task.id, task.phase);
+    let possible = match direction {
+        Direction::Forward => matches!(before, Phase::Replicating | Phase::RolledBack),
+        Direction::Reverse => before == Phase::Switched,
+    };
+    if !possible {
+        let already = match direction {
+            Direction::Forward => before == Phase::Switched,
+            Direction::Reverse => matches!(before, Phase::Replicating | Phase::RolledBack),
+        };
+        if already {
+            return Ok(());
+        }
+        return Err(Error::state(format!("task {id} can't be switched in phase {}", before.as_str()))
+            .hint(format!("Wait for it: SELECT reshard_wait({id}, 'replicating');")));
+    }
+    let migration = Migration::load(task)?;
+    let child = transaction(|| {
+        task::set_phase(id, Phase::Cutover)?;
+        begin_child(&migration, direction)
+    })?;
+    let outcome = run(&migration, direction, dry_run).await;
+    transaction(|| match &outcome {
+        Ok(()) => {
+            if dry_run {
+                task::set_phase(id, before)?;
+            }
+            task::finish(child, Status::Succeeded)
+        }
+        Err(error) => {
+            task::fail(child, error)?;
+            // One that was interrupted after its commit point is finished first.
+            if record::latest(id)?.is_none_or(|c| c.status != "running") {
+                task::set_phase(id, before)?;
+                task::note_error(id, Some(error))?;
+            }
+            Ok(())
+        }
+    })?;
+    outcome
+}
+
+async fn run(migration: &Migration, direction: Direction, dry_run: bool) -> Result<()> {
+    let tables = migration.tables()?;
+    if migration.flows(Direction::Reverse)?.is_empty() {
+        let flows = migration.make_flows(Direction::Reverse, 1);
+        transaction(|| flow::insert(&flows))?;
+    }
+    let sequences = Sequences::load(&migration.links, &tables).await?;
+    let flows = migration.flows(direction)?;
+    let opposite = migration.flows(direction.opposite())?;
+    if direction == Direction::Forward {
+        handoff::prepare_reverse(&migration.links, &opposite, &tables, false).await?;
+    }
+    flowing::set_live(migration, direction.opposite(), false).await?;
+    let switch = Switch {
+        links: &migration.links,
+        task_id: migration.id(),
+        traffic: &migration.task.source,
+        direction,
+        flows: &flows,
+        opposite: &opposite,
+        sequences: &sequences,
+        dry_run,
+    };
+    switch.run().await.map(|_| ())
+}
+
+/// Ends a cutover that a crash interrupted; true where there was one.
+///
+/// # Errors
+/// A server can't be reached; it is tried again then.
+pub async fn recover(task: &Task) -> Result<bool> {
+    let latest = transaction(|| record::latest(task.id))?;
+    let Some(interrupted) = latest.filter(|c| c.status == "running") else { return Ok(false) };
+    let migration = Migration::load(task.clone())?;
+    let direction = interrupted.direction;
+    let flows = migration.flows(direction)?;
+    let opposite = migration.flows(direction.opposite())?;
+    let sequences = Sequences::none();
+    let switch = Switch {
+        links: &migration.links,
+        task_id: migration.id(),
+        traffic: &migration.task.source,
+        direction,
+        flows: &flows,
+        opposite: &opposite,
+        sequences: &sequences,
+        dry_run: interrupted.dry_run,
+    };
+    recovery::run(&switch, &interrupted).await?;
+    let phase = flowing::phase_by_flag(&migration)?;
+    transaction(|| {
+        for child in task::children(task.id, Type::Cutover)? {
+            if !child.status.is_final() {
+                let succeeded = flag::load(&task.source)?.active_cluster == interrupted.to_cluster;
+                task::finish(
+                    child.id,
+                    if succeeded { Status::Succeeded } else { Status::Cancelled },
+                )?;
+            }
+        }
+        task::set_phase(task.id, phase)
+    })?;
+    Ok(true)
+}
+
+fn begin_child(migration: &Migration, direction: Direction) -> Result<i64> {
+    let task = &migration.task;
+    let (source, destination) = match direction {
+        Direction::Forward => (&task.source, &task.destination),
+        Direction::Reverse => (&task.destination, &task.source),
+    };
+    let id = task::insert(&NewTask {
+        kind: Type::Cutover,
+        parent_id: Some(task.id),
+        phase: Phase::Cutover,
+        source,
+        destination,
+        publication: &task.publication,
+        options: crate::state::options::Options::default(),
+    })?;
+    task::set_status(id, Status::Running)?;
+    Ok(id)
+}
+
