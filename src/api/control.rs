@@ -17,10 +17,7 @@ use crate::state::traffic;
 /// 42704 for an unknown task, 55000 where it can't be switched now.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn reshard_cutover(
-    task_id: default!(Option<i64>, "NULL"),
-    dry_run: default!(bool, false),
-) -> i64 {
+fn reshard_cutover(task_id: default!(Option<i64>, "NULL"), dry_run: default!(bool, false)) -> i64 {
     or_raise(cutover(task_id, dry_run))
 }
 

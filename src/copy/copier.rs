@@ -81,8 +81,7 @@ impl Copier {
         snapshot: String,
     ) -> Result<Self> {
         let limit = usize::try_from(gucs::COPY_BUFFER.get()).unwrap_or(32 * 1024) * 1024;
-        let chunk =
-            (limit / 4 / destination.shards.len()).clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
+        let chunk = (limit / 4 / destination.shards.len()).clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
         let encoding = Some(dynamic_worker::database_encoding()).filter(|e| e != "UTF8");
         Ok(Self {
             runtime: runtime::build()?,
@@ -138,9 +137,10 @@ impl Copier {
         }
         match scanned {
             Err(error) if !imported && is_lost_snapshot(&error) => Outcome::SnapshotLost,
-            Err(error) => Outcome::Failed(more_telling(Some(error), cause).unwrap_or_else(|| {
-                Error::internal("a copy failed without an error")
-            })),
+            Err(error) => Outcome::Failed(
+                more_telling(Some(error), cause)
+                    .unwrap_or_else(|| Error::internal("a copy failed without an error")),
+            ),
             Ok(Scanned::Rewritten) => Outcome::Rewritten,
             Ok(Scanned::Rows { rows, bytes }) => match cause {
                 Some(error) => Outcome::Failed(error),
@@ -195,13 +195,8 @@ impl Copier {
             // Last, for the hash alone.
             columns.push(key.clone());
         }
-        let mut scan = Scan::begin(
-            &table,
-            &part.name(),
-            &columns,
-            part.blocks(),
-            part.row_filter.as_deref(),
-        )?;
+        let mut scan =
+            Scan::begin(&table, &part.name(), &columns, part.blocks(), part.row_filter.as_deref())?;
         let format = part.format();
         let copied = &scan.attributes()[..part.columns.len()];
         let encoder = Encoder::new(copied, format)?;
@@ -279,8 +274,7 @@ impl<'a> Outlets<'a> {
         encoder: &Encoder,
         row: crate::pg::scan::Row<'_>,
     ) -> bool {
-        let Outlet { buffer, rows, senders } =
-            &mut self.outlets[shard.map_or(0, ShardNo::index)];
+        let Outlet { buffer, rows, senders } = &mut self.outlets[shard.map_or(0, ShardNo::index)];
         *rows += 1;
         let mut shipping = Shipping { transport: &mut self.transport, senders };
         encoder.append(row, buffer, &mut shipping)

@@ -196,10 +196,7 @@ impl Session {
 }
 
 fn lost(connection: &Connection) -> Error {
-    Error::new(
-        Kind::ConnectionLost,
-        format!("connection to {} was lost", connection.label()),
-    )
+    Error::new(Kind::ConnectionLost, format!("connection to {} was lost", connection.label()))
 }
 
 fn given_up(connection: &Connection) -> Error {

@@ -101,9 +101,8 @@ impl Pool {
             let stopped = self.reap();
             let now = progress::events();
             let waited = surveyed.map_or(SURVEY, |at| at.elapsed());
-            let due = stopped
-                || waited >= SURVEY
-                || (events != Some(now) && waited >= SURVEY_AT_MOST);
+            let due =
+                stopped || waited >= SURVEY || (events != Some(now) && waited >= SURVEY_AT_MOST);
             if !due {
                 continue;
             }
@@ -339,10 +338,8 @@ fn survey(task_id: i64, wave: i32) -> Result<Survey> {
 
 fn part_error(part: FailedPart) -> Error {
     let code = part.sqlstate.unwrap_or_else(|| "XX000".to_owned());
-    let mut error = Error::new(
-        Kind::Server(code),
-        part.error.unwrap_or_else(|| "unknown error".to_owned()),
-    );
+    let mut error =
+        Error::new(Kind::Server(code), part.error.unwrap_or_else(|| "unknown error".to_owned()));
     error.hint = part.hint;
     let what = format!(
         "could not copy table {} (part {}, {} tries)",

@@ -29,8 +29,8 @@ pub async fn reset_table(
                FROM reshard.copy_table AS t WHERE t.task_id = $1 AND t.table_id = $2",
             &[Arg::I64(task_id), Arg::I32(table_id)],
         )?;
-        let (schema, table) = row
-            .ok_or_else(|| Error::missing(format!("task {task_id} has no table {table_id}")))?;
+        let (schema, table) =
+            row.ok_or_else(|| Error::missing(format!("task {task_id} has no table {table_id}")))?;
         Ok((quote::qualified(&schema, &table), state::token()?))
     })?;
     let sql = format!(

@@ -102,24 +102,14 @@ impl Encoder {
 
     /// Appends a row; false as soon as `overflow` says stop.
     #[inline]
-    pub fn append(
-        &self,
-        row: Row<'_>,
-        out: &mut Vec<u8>,
-        overflow: &mut dyn Overflow,
-    ) -> bool {
+    pub fn append(&self, row: Row<'_>, out: &mut Vec<u8>, overflow: &mut dyn Overflow) -> bool {
         match self.format {
             Format::Binary => self.append_binary(row, out, overflow),
             Format::Text => self.append_text(row, out, overflow),
         }
     }
 
-    fn append_binary(
-        &self,
-        row: Row<'_>,
-        out: &mut Vec<u8>,
-        overflow: &mut dyn Overflow,
-    ) -> bool {
+    fn append_binary(&self, row: Row<'_>, out: &mut Vec<u8>, overflow: &mut dyn Overflow) -> bool {
         out.extend_from_slice(&(self.columns.len() as i16).to_be_bytes());
         for column in &self.columns {
             let Some(datum) = row.datum(column.index) else {
@@ -329,8 +319,8 @@ fn codec(type_oid: pg_sys::Oid, format: Format) -> Result<Codec> {
                     pg_sys::Datum::from(type_oid),
                 );
                 if !tuple.is_null() {
-                    kind.0 = (*pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_type>(tuple))
-                        .typsend;
+                    kind.0 =
+                        (*pg_sys::heap_tuple_get_struct::<pg_sys::FormData_pg_type>(tuple)).typsend;
                     kind.1 = true;
                     pg_sys::ReleaseSysCache(tuple);
                 }

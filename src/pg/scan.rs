@@ -272,14 +272,8 @@ fn begin_table(table: &Table, blocks: Blocks) -> Result<Source> {
         let snapshot = pg_sys::GetActiveSnapshot();
         let relation = table.relation;
         let scan = pg_guard_ffi_boundary(|| {
-            let scan = begin(
-                relation,
-                snapshot,
-                0,
-                std::ptr::null_mut(),
-                std::ptr::null_mut(),
-                flags,
-            );
+            let scan =
+                begin(relation, snapshot, 0, std::ptr::null_mut(), std::ptr::null_mut(), flags);
             set_range(scan, &raw mut low, &raw mut high);
             scan
         });

@@ -135,9 +135,7 @@ pub struct Table {
     /// Both, quoted where needed.
     pub name: String,
     pub leaf: bool,
-    pub partitioned: bool,
     pub key: Option<String>,
-    pub quoted_key: Option<String>,
     pub key_exists: bool,
     pub key_generated: bool,
     pub key_published: bool,

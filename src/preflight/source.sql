@@ -55,6 +55,9 @@ SELECT jsonb_build_object(
           FROM pg_class AS c
           JOIN pg_namespace AS n ON n.oid = c.relnamespace
          WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+           -- Sequences of identity columns are parts of their tables.
+           AND NOT EXISTS (SELECT FROM pg_depend AS i WHERE i.classid = 'pg_class'::regclass
+                              AND i.objid = c.oid AND i.deptype = 'i' AND c.relkind = 'S')
            AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'reshard')
            AND n.nspname !~ '^pg_(toast|temp)'
            AND NOT EXISTS (SELECT FROM pg_depend AS e WHERE e.classid = 'pg_class'::regclass

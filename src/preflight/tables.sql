@@ -67,8 +67,7 @@ WITH RECURSIVE rule AS (
 SELECT coalesce(jsonb_agg(jsonb_build_object(
     'oid', b.oid::bigint, 'schema_name', b.nspname, 'table_name', b.relname,
     'name', format('%I.%I', b.nspname, b.relname),
-    'leaf', b.leaf, 'partitioned', b.relkind = 'p',
-    'key', b.key, 'quoted_key', quote_ident(b.key), 'key_exists', b.key_attnum IS NOT NULL,
+    'leaf', b.leaf, 'key', b.key, 'key_exists', b.key_attnum IS NOT NULL,
     'key_generated', coalesce(b.key_generated <> '', false),
     'key_published', coalesce(b.key = ANY (b.attnames), false),
     'key_type', b.key_type,

@@ -10,12 +10,8 @@ use crate::pg::db::{self, Arg};
 pub struct Statement {
     /// Its task.
     pub task_id: i64,
-    /// Its shard.
-    pub shard: u32,
     /// Its place in the plan.
     pub ordinal: i32,
-    /// `pre`, `post`, ...
-    pub phase: String,
     /// `pre`, `keys`, `indexes`, `attach`, `foreign_keys`, `rest`.
     pub step: String,
     /// What it makes: `table`, `index`, ...
@@ -34,8 +30,6 @@ pub struct Statement {
     pub sql: String,
     /// Tells statements of different text or settings apart, in every task.
     pub digest: String,
-    /// `pending`, `running`, `succeeded`, `failed`, `skipped`.
-    pub status: String,
 }
 
 /// What a plan holds apart from its statements.

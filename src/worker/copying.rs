@@ -185,10 +185,7 @@ async fn take_snapshot(
         wave::set_snapshot(id, number, &exported.snapshot, &exported.lsn)?;
         task::note_error(id, None)
     })?;
-    shared
-        .snapshots
-        .borrow_mut()
-        .insert(id, Snapshot { wave: number, session: exported.session });
+    shared.snapshots.borrow_mut().insert(id, Snapshot { wave: number, session: exported.session });
     Ok(())
 }
 
@@ -213,11 +210,8 @@ async fn abandon_waves(migration: &Migration, tables: &[Table], next: i32) -> Re
         let all = transaction(|| flow::load_direction(id, Direction::Forward))?;
         let flows: Vec<Flow> = all.into_iter().filter(|f| f.wave == former).collect();
         for (shard, session) in links.sessions(Side::Source).await? {
-            let own: Vec<Flow> = flows
-                .iter()
-                .filter(|f| f.shard_on(Side::Source) == shard)
-                .cloned()
-                .collect();
+            let own: Vec<Flow> =
+                flows.iter().filter(|f| f.shard_on(Side::Source) == shard).cloned().collect();
             if !finished {
                 slot::drop_all(&session, &own).await?;
             }
@@ -274,11 +268,8 @@ pub async fn keys(migration: &Migration) -> Result<()> {
         Type::CopyData => {
             schema::plan(&migration.task, source, destination).await?;
             let stage = schema::Stage::open(migration.id(), destination).await?;
-            let names: Vec<(String, String)> = migration
-                .tables()?
-                .into_iter()
-                .map(|t| (t.schema_name, t.table_name))
-                .collect();
+            let names: Vec<(String, String)> =
+                migration.tables()?.into_iter().map(|t| (t.schema_name, t.table_name)).collect();
             stage.run_identity_keys(&names).await?;
         }
         _ => {}

@@ -112,8 +112,7 @@ async fn retry(id: i64, error: &Error, failures: u32, shared: &Shared) -> bool {
         if give_up && !(watching && error.policy() == Policy::Retry) {
             let mut error = error.clone();
             if error.hint.is_none() {
-                error.hint =
-                    Some(format!("Mend the cause, then SELECT reshard_resume({id});"));
+                error.hint = Some(format!("Mend the cause, then SELECT reshard_resume({id});"));
             }
             task::fail(id, &error)?;
             write_error(id, Severity::Error, "failed", &error)?;
@@ -155,6 +154,7 @@ fn write_error(id: i64, severity: Severity, kind: &str, error: &Error) -> Result
 
 /// The error of a task that a user stopped.
 pub fn stopped(id: i64) -> Error {
-    Error::new(Kind::Cancelled, "the task was stopped")
-        .hint(format!("SELECT reshard_resume({id}); goes on, SELECT reshard_cancel({id}); ends it."))
+    Error::new(Kind::Cancelled, "the task was stopped").hint(format!(
+        "SELECT reshard_resume({id}); goes on, SELECT reshard_cancel({id}); ends it."
+    ))
 }

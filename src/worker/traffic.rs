@@ -1,9 +1,9 @@
 //! Switching traffic, as asked for: which way, along which flows, and what the
 //! task looks like before and after.
 use crate::cluster::Direction;
+use crate::cutover::recover as recovery;
 use crate::cutover::sequences::Sequences;
 use crate::cutover::switch::Switch;
-use crate::cutover::recover as recovery;
 use crate::error::{Error, Result};
 use crate::pg::xact::transaction;
 use crate::replication::handoff;
@@ -43,8 +43,11 @@ async fn switch(task: Task, direction: Direction, dry_run: bool) -> Result<()> {
         if already {
             return Ok(());
         }
-        return Err(Error::state(format!("task {id} can't be switched in phase {}", before.as_str()))
-            .hint(format!("Wait for it: SELECT reshard_wait({id}, 'replicating');")));
+        return Err(Error::state(format!(
+            "task {id} can't be switched in phase {}",
+            before.as_str()
+        ))
+        .hint(format!("Wait for it: SELECT reshard_wait({id}, 'replicating');")));
     }
     let migration = Migration::load(task)?;
     let child = transaction(|| {
@@ -155,4 +158,3 @@ fn begin_child(migration: &Migration, direction: Direction) -> Result<i64> {
     task::set_status(id, Status::Running)?;
     Ok(id)
 }
-
