@@ -22,6 +22,8 @@ pub enum Arg<'a> {
     Bool(bool),
     /// `double precision`
     F64(f64),
+    /// `double precision`, maybe null
+    OptF64(Option<f64>),
     /// `text`
     Text(&'a str),
     /// `text`, maybe null
@@ -40,6 +42,7 @@ impl Arg<'_> {
             Arg::I32(v) => (*v).into(),
             Arg::Bool(v) => (*v).into(),
             Arg::F64(v) => (*v).into(),
+            Arg::OptF64(v) => (*v).into(),
             Arg::Text(v) => (*v).into(),
             Arg::OptText(v) => (*v).into(),
             Arg::Texts(v) => v.clone().into(),
