@@ -27,7 +27,6 @@ extension_sql_file!("../sql/views.sql", name = "views", requires = ["fence"]);
 /// the library is preloaded.
 #[pg_guard]
 #[allow(unsafe_code)]
-#[unsafe(no_mangle)]
 pub extern "C-unwind" fn _PG_init() {
     gucs::register();
     if pg::shmem::preloading() {

@@ -202,7 +202,7 @@ fn reshard_resume(task_id: i64) -> i64 {
                 .detail(format!("Its status is {}.", root.status.as_str()))
                 .hint("Start a new one: SELECT reshard_start(...);"));
         }
-        if root.status != Status::Failed && !intent::pending(root.id, Verb::Stop)? {
+        if root.status != Status::Failed && !intent::pending(root.id, Verb::Stop, &Args::default())? {
             notice!("task {} runs already", root.id);
             return Ok(root.id);
         }
@@ -265,7 +265,7 @@ fn require_running(root: &Task) -> Result<()> {
 }
 
 fn ask(id: i64, verb: Verb, args: &Args) -> Result<()> {
-    if !intent::pending(id, verb)? {
+    if !intent::pending(id, verb, args)? {
         intent::insert(id, verb, args)?;
     }
     shmem::wake_after_commit();

@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 use crate::error::{Error, Kind, Result};
 use crate::pg::interrupt;
 use crate::pg::report::or_raise;
+use crate::pg::xact::with_new_snapshot;
 use crate::state::task::{self, Phase, Status, Task, Type};
 use crate::state::{cutover, wait};
 
@@ -40,11 +41,11 @@ fn wait_for(id: i64, until: &str, timeout: Option<Interval>) -> Result<String> {
     let limit = timeout.map(duration).transpose()?;
     let began = Instant::now();
     loop {
-        let task = task::load(id)?;
+        let task = with_new_snapshot(|| task::load(id))?;
         if reached(&task, target) {
             return Ok(task.phase.as_str().to_owned());
         }
-        refuse_hopeless(&task, target)?;
+        with_new_snapshot(|| refuse_hopeless(&task, target))?;
         if limit.is_some_and(|limit| began.elapsed() > limit) {
             return Err(Error::new(
                 Kind::Cancelled,

@@ -216,7 +216,9 @@ impl<'a> Facts<'a> {
             })
         };
         let system =
-            db::text("SELECT (pg_catalog.pg_control_system()).system_identifier::text", &[])?;
+            db::text("SELECT pg_catalog.concat_ws('/', c.system_identifier, \
+                 extract(epoch FROM pg_catalog.pg_postmaster_start_time()), \
+                 pg_catalog.current_setting('port')) FROM pg_catalog.pg_control_system() AS c", &[])?;
         let database = db::text("SELECT pg_catalog.current_database()::text", &[])?;
         Ok(Self {
             verb,

@@ -113,7 +113,9 @@ fn sentence(message: &str) -> String {
 pub fn first_error(findings: &[Finding]) -> Option<Error> {
     let errors: Vec<&Finding> = findings.iter().filter(|f| f.severity == Severity::Error).collect();
     let first = errors.first()?;
-    let mut detail = first.detail.clone();
+    // A finding's detail begins with its message; the report has that already.
+    let message = sentence(&first.message);
+    let mut detail = first.detail.strip_prefix(&message).unwrap_or(&first.detail).trim().to_owned();
     if errors.len() > 1 {
         let more = match errors.len() - 1 {
             1 => "One more error was found:".to_owned(),
@@ -127,7 +129,8 @@ pub fn first_error(findings: &[Finding]) -> Option<Error> {
             }
         }
     }
-    let mut error = Error::new(first.kind.clone(), first.message.clone()).detail(detail);
+    let mut error = Error::new(first.kind.clone(), first.message.clone());
+    error.detail = Some(detail.trim().to_owned()).filter(|d| !d.is_empty());
     error.hint.clone_from(&first.hint);
     Some(error)
 }

@@ -91,7 +91,7 @@ pub fn succeed(cutover: i64, pause_ms: Option<f64>) -> Result<()> {
     db::execute(
         "UPDATE reshard.cutover SET status = 'succeeded', finished_at = clock_timestamp(), \
                 pause_ms = $2 WHERE id = $1",
-        &[Arg::I64(cutover), pause_ms.map_or(Arg::OptText(None), Arg::F64)],
+        &[Arg::I64(cutover), Arg::OptF64(pause_ms)],
     )
     .map(|_| ())
 }

@@ -1,5 +1,4 @@
-//! Reading the state again and again within one statement: SPI takes a new
-//! snapshot for each statement that may write, and ours all may.
+//! What `reshard_wait()` asks, besides the task itself.
 use crate::error::Result;
 use crate::pg::db::{self, Arg};
 
