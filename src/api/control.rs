@@ -202,7 +202,8 @@ fn reshard_resume(task_id: i64) -> i64 {
                 .detail(format!("Its status is {}.", root.status.as_str()))
                 .hint("Start a new one: SELECT reshard_start(...);"));
         }
-        if root.status != Status::Failed && !intent::pending(root.id, Verb::Stop, &Args::default())? {
+        if root.status != Status::Failed && !intent::pending(root.id, Verb::Stop, &Args::default())?
+        {
             notice!("task {} runs already", root.id);
             return Ok(root.id);
         }

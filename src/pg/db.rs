@@ -96,8 +96,7 @@ pub fn rows<T: DeserializeOwned>(sql: &str, args: &[Arg<'_>]) -> Result<Vec<T>> 
     query(sql, args, None, |table| {
         let mut out = Vec::with_capacity(table.len());
         for row in table {
-            let json: JsonB =
-                row.get(1)?.ok_or_else(|| Error::internal("a state row is null"))?;
+            let json: JsonB = row.get(1)?.ok_or_else(|| Error::internal("a state row is null"))?;
             out.push(serde_json::from_value(json.0)?);
         }
         Ok(out)

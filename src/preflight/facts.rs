@@ -215,10 +215,12 @@ impl<'a> Facts<'a> {
                 existing: Vec::new(),
             })
         };
-        let system =
-            db::text("SELECT pg_catalog.concat_ws('/', c.system_identifier, \
+        let system = db::text(
+            "SELECT pg_catalog.concat_ws('/', c.system_identifier, \
                  extract(epoch FROM pg_catalog.pg_postmaster_start_time()), \
-                 pg_catalog.current_setting('port')) FROM pg_catalog.pg_control_system() AS c", &[])?;
+                 pg_catalog.current_setting('port')) FROM pg_catalog.pg_control_system() AS c",
+            &[],
+        )?;
         let database = db::text("SELECT pg_catalog.current_database()::text", &[])?;
         Ok(Self {
             verb,

@@ -193,3 +193,37 @@ pub fn large_objects(facts: &Facts<'_>) -> Vec<Finding> {
         .detail("They belong to no table and can't be replicated.")
         .hint("Move them into columns of type bytea, or copy them by other means.")]
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn key(from: &str, to: &str) -> ForeignKey {
+        ForeignKey {
+            name: "k".into(),
+            from: 1,
+            to: 2,
+            from_name: "f".into(),
+            to_name: "t".into(),
+            from_columns: vec!["id".into(), from.into()],
+            to_columns: vec!["id".into(), to.into()],
+            crosses: None,
+        }
+    }
+
+    #[test]
+    fn a_foreign_key_holds_the_sharding_keys_only_where_they_match_each_other() {
+        assert!(key("tenant", "tenant").holds_keys("tenant", "tenant"));
+        assert!(key("owner", "tenant").holds_keys("owner", "tenant"));
+        assert!(!key("other", "tenant").holds_keys("tenant", "tenant"));
+        assert!(!key("tenant", "other").holds_keys("id", "other"));
+    }
+
+    #[test]
+    fn a_table_without_the_column_is_not_sharded() {
+        let table = Table { key: Some("tenant".into()), ..Table::default() };
+        assert_eq!(sharded(&table), None);
+        assert_eq!(sharded(&Table { key_exists: true, ..table }), Some("tenant"));
+    }
+}
