@@ -38,6 +38,11 @@ fn wait_for(id: i64, until: &str, timeout: Option<Interval>) -> Result<String> {
         "done" => None,
         phase => Some(Phase::parse(phase)?),
     };
+    if wait::is_own(id)? {
+        return Err(Error::state(format!("task {id} is not committed yet"))
+            .detail("A worker sees it after the commit of the transaction that asked for it.")
+            .hint("Wait for it in a statement, and a transaction, of its own."));
+    }
     let limit = timeout.map(duration).transpose()?;
     let began = Instant::now();
     loop {

@@ -51,8 +51,6 @@ pub enum Purpose {
     Copy,
     /// The lease of a fence.
     Fence,
-    /// Comparing rows.
-    Verify,
 }
 
 impl Purpose {
@@ -64,7 +62,6 @@ impl Purpose {
             Self::Schema => "reshard schema",
             Self::Copy => "reshard copy",
             Self::Fence => "reshard fence",
-            Self::Verify => "reshard verify",
         }
     }
 }

@@ -10,12 +10,8 @@ use crate::pg::db::{self, Arg};
 pub struct Cutover {
     /// Its number.
     pub id: i64,
-    /// Its migration.
-    pub task_id: i64,
     /// Which way traffic moves: along this flow.
     pub direction: Direction,
-    /// The cluster that was active.
-    pub from_cluster: String,
     /// The cluster that is to be active.
     pub to_cluster: String,
     /// Nothing was to be switched.

@@ -48,8 +48,6 @@ pub struct Args {
 pub struct Intent {
     /// Its number.
     pub id: i64,
-    /// The task it is about.
-    pub task_id: i64,
     /// What was asked for.
     pub verb: Verb,
     /// Further choices.

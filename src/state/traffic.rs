@@ -7,12 +7,8 @@ use crate::pg::db::{self, Arg};
 /// A row of `reshard.traffic`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Traffic {
-    /// The source cluster's name.
-    pub name: String,
     /// The cluster that takes writes.
     pub active_cluster: String,
-    /// `open` or `paused`.
-    pub state: String,
     /// Grows with every switch.
     pub epoch: i64,
 }

@@ -14,3 +14,12 @@ pub fn has_intents(task: i64) -> Result<bool> {
         &[Arg::I64(task)],
     )
 }
+
+/// Whether the current transaction itself made the task.
+pub fn is_own(task: i64) -> Result<bool> {
+    db::truth(
+        "SELECT t.xmin::text = pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.xid::text \
+           FROM reshard.task AS t WHERE t.id = $1",
+        &[Arg::I64(task)],
+    )
+}

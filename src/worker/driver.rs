@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Policy, Result};
 use crate::pg::xact::transaction;
 use crate::state::event::{self, Severity};
 use crate::state::intent::{self, Intent, Verb};
-use crate::state::task::{self, Status, Task, Type};
+use crate::state::task::{self, Phase, Status, Task, Type};
 use crate::worker::coordinator::Shared;
 use crate::worker::{ending, phases, traffic};
 
@@ -107,9 +107,12 @@ async fn retry(id: i64, error: &Error, failures: u32, shared: &Shared) -> bool {
     let give_up = error.policy() == Policy::Fail || failures >= TRIES;
     let written = transaction(|| {
         let task = task::load(id)?;
-        // Flows go on without us: a migration that only watches never gives up.
-        let watching = task.kind != Type::SchemaSync && task.phase.is_flowing();
-        if give_up && !(watching && error.policy() == Policy::Retry) {
+        // Flows go on without us: a migration that only watches never gives up, and
+        // a cutover that was interrupted has to end on one side or the other.
+        let watching = task.kind != Type::SchemaSync
+            && (task.phase == Phase::Cutover
+                || task.phase.is_flowing() && error.policy() == Policy::Retry);
+        if give_up && !watching {
             let mut error = error.clone();
             if error.hint.is_none() {
                 error.hint = Some(format!("Mend the cause, then SELECT reshard_resume({id});"));
@@ -130,7 +133,7 @@ async fn retry(id: i64, error: &Error, failures: u32, shared: &Shared) -> bool {
             return false;
         }
     }
-    let pause = Duration::from_millis(250) * 2_u32.pow(failures.min(6));
+    let pause = Duration::from_millis(250) * 2_u32.pow(failures.min(4));
     tokio::select! {
         () = tokio::time::sleep(pause) => {}
         _ = next_intent(id, shared) => {}
