@@ -347,7 +347,7 @@ fn keep_pace(runtime: &Runtime, bytes: u64) {
     let mut wait = progress::throttle(bytes, limit);
     while !wait.is_zero() && rate_limit() == limit {
         let step = wait.min(LOOK_AT_LIMIT);
-        runtime::block_on(runtime, tokio::time::sleep(step), || ());
+        runtime::block_on(runtime, async { tokio::time::sleep(step).await }, || ());
         wait -= step;
     }
 }

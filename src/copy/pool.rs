@@ -17,7 +17,9 @@ const TICK: Duration = Duration::from_millis(10);
 const SURVEY: Duration = Duration::from_millis(500);
 /// How often the state tables are looked at while workers end many parts, at most.
 const SURVEY_AT_MOST: Duration = Duration::from_millis(100);
-/// How long ended workers may take to go.
+/// How long workers may take to see that no part is left.
+const LEAVE: Duration = Duration::from_secs(2);
+/// How long workers may take to go once they are told to.
 const GO: Duration = Duration::from_secs(10);
 
 /// How a wave ended without an error.
@@ -53,6 +55,10 @@ pub async fn run(task_id: i64, wave: i32) -> Result<Finished> {
         retry_start: None,
     };
     let finished = pool.run().await;
+    // Workers end by themselves when no part is left; after an error they are told.
+    if finished.is_ok() {
+        pool.await_end(LEAVE).await;
+    }
     pool.stop().await?;
     finished
 }
@@ -265,20 +271,25 @@ impl Pool {
         Ok(if rewritten.is_empty() { Finished::Copied } else { Finished::Rewritten(rewritten) })
     }
 
+    /// Waits until all workers are gone, at most so long.
+    async fn await_end(&mut self, longest: Duration) {
+        let deadline = Instant::now() + longest;
+        let mut ticker = tokio::time::interval(TICK);
+        loop {
+            self.reap();
+            if self.workers.is_empty() || Instant::now() > deadline {
+                return;
+            }
+            ticker.tick().await;
+        }
+    }
+
     /// Ends all workers and waits until they are gone.
     async fn stop(&mut self) -> Result<()> {
         for worker in &self.workers {
             worker.terminate();
         }
-        let deadline = Instant::now() + GO;
-        let mut ticker = tokio::time::interval(TICK);
-        loop {
-            self.reap();
-            if self.workers.is_empty() || Instant::now() > deadline {
-                break;
-            }
-            ticker.tick().await;
-        }
+        self.await_end(GO).await;
         let task_id = self.task_id;
         xact::transaction_async(|| {
             db::execute(

@@ -33,7 +33,11 @@ fn reshard_dev_run(task: i64, wave: i32, what: &str) {
         "reshard_copy_dev_main",
         &format!("{} {task} {wave} {what}", dynamic_worker::current_database()),
     );
-    std::mem::forget(worker);
+    if let Some(worker) = worker {
+        while worker.status() != dynamic_worker::WorkerStatus::Stopped {
+            interrupt::wait_latch(50);
+        }
+    }
 }
 
 #[pg_guard]
