@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 
+use crate::api::admin;
 use crate::error::{Error, Kind, Result};
 use crate::pg::interrupt;
 use crate::pg::report::or_raise;
@@ -30,6 +31,7 @@ fn reshard_wait(
 }
 
 fn wait_for(id: i64, until: &str, timeout: Option<Interval>) -> Result<String> {
+    admin::require()?;
     if wait::snapshot_is_fixed()? {
         return Err(Error::state("reshard_wait() can't see changes in this transaction")
             .hint("Call it under READ COMMITTED."));

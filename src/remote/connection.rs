@@ -54,7 +54,8 @@ pub enum Purpose {
 }
 
 impl Purpose {
-    fn application_name(self) -> &'static str {
+    /// What `pg_stat_activity` shows.
+    pub fn application_name(self) -> &'static str {
         match self {
             Self::Preflight => "reshard preflight",
             Self::Control => "reshard control",

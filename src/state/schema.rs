@@ -218,11 +218,11 @@ fn set(task: i64, shard: ShardNo, ordinals: &[i32], change: &str) -> Result<()> 
     .map(|_| ())
 }
 
-/// Statements of phase `pre` that a task itself ran on a shard, in order.
+/// Statements that a task itself ran on a shard, in order.
 pub fn made(task: i64, shard: u32) -> Result<Vec<Statement>> {
     db::rows(
         "SELECT pg_catalog.to_jsonb(s) FROM reshard.schema_statement AS s \
-          WHERE s.task_id = $1 AND s.shard = $2 AND s.phase = 'pre' AND s.status = 'succeeded' \
+          WHERE s.task_id = $1 AND s.shard = $2 AND s.status = 'succeeded' \
           ORDER BY s.ordinal",
         &[Arg::I64(task), Arg::I32(shard as i32)],
     )

@@ -172,6 +172,8 @@ async fn begin_wave(
         let snapshots = shared.snapshots.borrow();
         let held = snapshots.get(&id).filter(|s| s.wave == latest.wave && !s.session.is_closed());
         if held.is_some() && latest.snapshot.is_some() {
+            // Whatever stopped these parts, somebody wants them to be tried again.
+            transaction(|| copy::reopen_failed(id))?;
             return Ok(latest.wave);
         }
     }

@@ -50,6 +50,11 @@ async fn turn(id: i64, shared: &Rc<Shared>) -> Result<Turn> {
     if task.kind.is_migration() && traffic::recover(&task).await? {
         return Ok(Turn::Again);
     }
+    if task.phase == Phase::Cutover {
+        // It ended before it began: nothing was switched, nothing is to be undone.
+        traffic::forget_unbegun(task)?;
+        return Ok(Turn::Again);
+    }
     if let Some(next) = next {
         act(task, &next, shared).await?;
         return Ok(Turn::Again);
@@ -83,7 +88,7 @@ async fn act(task: Task, asked: &Intent, shared: &Rc<Shared>) -> Result<()> {
     let id = task.id;
     let outcome = match asked.verb {
         Verb::Cutover => traffic::cut_over(task, asked.args.dry_run).await,
-        Verb::Rollback => traffic::roll_back(task).await,
+        Verb::Rollback => traffic::roll_back(task, asked.args.dry_run).await,
         Verb::Complete => ending::complete(task).await,
         Verb::Cancel => ending::cancel(task, shared).await,
         Verb::Stop => ending::stop(task, shared).await,

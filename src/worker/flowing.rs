@@ -15,7 +15,7 @@ use crate::state::event::{self, Severity};
 use crate::state::flow::{self, Flow, Observation};
 use crate::state::options::ReplicaIdentity;
 use crate::state::table::{self, Table};
-use crate::state::task::{self, NewTask, Phase, Status, Type};
+use crate::state::task::{self, NewTask, Phase, Status, Task, Type};
 use crate::state::{traffic as flag, wave};
 use crate::worker::migration::Migration;
 use crate::worker::{copying, traffic};
@@ -304,9 +304,9 @@ fn auto_failed(id: i64, error: &Error, tries: u32) -> Result<()> {
 ///
 /// # Errors
 /// SPI's.
-pub fn phase_by_flag(migration: &Migration) -> Result<Phase> {
-    let flag = transaction(|| flag::load(&migration.task.source))?;
-    Ok(match flag.active_cluster == migration.task.destination {
+pub fn phase_by_flag(task: &Task) -> Result<Phase> {
+    let flag = transaction(|| flag::load(&task.source))?;
+    Ok(match flag.active_cluster == task.destination {
         true => Phase::Switched,
         false if flag.epoch == 0 => Phase::Replicating,
         false => Phase::RolledBack,
