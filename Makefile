@@ -41,9 +41,11 @@ demo: install
 	$(TARGET)/release/demo
 
 test: install
+	cargo test $(EXTENSION) --lib
 	$(TESTS)
 
 test-all: install
+	cargo test $(EXTENSION) --lib
 	$(TESTS) --include-ignored
 
 install:

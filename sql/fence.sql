@@ -30,8 +30,8 @@ BEGIN
                   HINT = CASE
                       WHEN flag.active_cluster IS NULL OR flag.active_cluster = TG_ARGV[0]
                       THEN 'Read reshard.traffic again and connect to the active cluster.'
-                      ELSE pg_catalog.format('Connect to cluster "%s"; reshard.traffic always names the active one.',
-                                             flag.active_cluster)
+                      ELSE pg_catalog.format('Connect to cluster "%s" (epoch %s); reshard.traffic always names the active one.',
+                                             flag.active_cluster, flag.epoch)
                   END;
     END IF;
     RETURN NULL;

@@ -105,7 +105,7 @@ COMMENT ON VIEW reshard.shards IS 'declared shards; passwords are never shown';
 
 CREATE VIEW reshard.clusters AS
 SELECT s.cluster AS name, count(*)::int AS shards,
-       (SELECT array_agg(coalesce(format('%I.%I.', r.schema_name, r.table_name), '')
+       (SELECT array_agg(coalesce(quote_ident(r.schema_name) || '.' || quote_ident(r.table_name) || '.', '')
                          || quote_ident(r.column_name) ORDER BY r.rule_no)
           FROM reshard.sharding_rule AS r WHERE r.cluster_name = s.cluster) AS sharding_keys,
        coalesce((SELECT t.active_cluster = s.cluster FROM reshard.traffic AS t

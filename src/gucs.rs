@@ -16,7 +16,7 @@ pub static COPY_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
 pub static COPY_BUFFER: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
 /// Schema statements that run at the same time on one shard.
 pub static MAX_INDEX_BUILDS: GucSetting<i32> = GucSetting::<i32>::new(2);
-/// Bytes in kB of lag on each flow below which a cutover may start.
+/// kB of lag on each flow below which the destination counts as caught up.
 pub static CUTOVER_LAG_THRESHOLD: GucSetting<i32> = GucSetting::<i32>::new(1024);
 /// Milliseconds that writers may be held by the whole switch before it is aborted.
 pub static CUTOVER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
@@ -82,7 +82,7 @@ pub fn register() {
     );
     int(
         c"reshard.cutover_lag_threshold",
-        c"Sets the lag of each flow below which a cutover may start.",
+        c"Sets the lag of each flow below which the destination counts as caught up.",
         &CUTOVER_LAG_THRESHOLD,
         (0, i32::MAX),
         GucFlags::UNIT_KB,

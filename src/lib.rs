@@ -22,12 +22,12 @@ use pgrx::prelude::*;
 extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
 extension_sql_file!("../sql/fence.sql", name = "fence", requires = ["bootstrap"]);
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["fence"]);
+extension_sql_file!("../sql/comments.sql", name = "comments", finalize);
 
 /// The library's entry: settings always, workers and shared memory only where
 /// the library is preloaded.
 #[pg_guard]
 #[allow(unsafe_code)]
-#[unsafe(no_mangle)]
 pub extern "C-unwind" fn _PG_init() {
     gucs::register();
     if pg::shmem::preloading() {

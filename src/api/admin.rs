@@ -18,15 +18,14 @@ pub fn require() -> Result<()> {
     )?;
     match allowed {
         true => Ok(()),
-        false => Err(Error::new(
-            Kind::Privilege,
-            format!("permission denied for role \"{caller}\""),
-        )
-        .detail("Only superusers and members of role \"reshard_admin\" may reshard.")
-        .hint(format!(
-            "As a superuser: GRANT reshard_admin TO {};",
-            crate::remote::quote::ident(&caller)
-        ))),
+        false => {
+            Err(Error::new(Kind::Privilege, format!("permission denied for role \"{caller}\""))
+                .detail("Only superusers and members of role \"reshard_admin\" may reshard.")
+                .hint(format!(
+                    "As a superuser: GRANT reshard_admin TO {};",
+                    crate::remote::quote::ident(&caller)
+                )))
+        }
     }
 }
 

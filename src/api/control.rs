@@ -17,10 +17,7 @@ use crate::state::traffic;
 /// 42704 for an unknown task, 55000 where it can't be switched now.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn reshard_cutover(
-    task_id: default!(Option<i64>, "NULL"),
-    dry_run: default!(bool, false),
-) -> i64 {
+fn reshard_cutover(task_id: default!(Option<i64>, "NULL"), dry_run: default!(bool, false)) -> i64 {
     or_raise(cutover(task_id, dry_run))
 }
 
@@ -205,7 +202,8 @@ fn reshard_resume(task_id: i64) -> i64 {
                 .detail(format!("Its status is {}.", root.status.as_str()))
                 .hint("Start a new one: SELECT reshard_start(...);"));
         }
-        if root.status != Status::Failed && !intent::pending(root.id, Verb::Stop)? {
+        if root.status != Status::Failed && !intent::pending(root.id, Verb::Stop, &Args::default())?
+        {
             notice!("task {} runs already", root.id);
             return Ok(root.id);
         }
@@ -268,7 +266,7 @@ fn require_running(root: &Task) -> Result<()> {
 }
 
 fn ask(id: i64, verb: Verb, args: &Args) -> Result<()> {
-    if !intent::pending(id, verb)? {
+    if !intent::pending(id, verb, args)? {
         intent::insert(id, verb, args)?;
     }
     shmem::wake_after_commit();

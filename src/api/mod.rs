@@ -3,6 +3,7 @@
 mod admin;
 mod control;
 mod placement;
+mod pooler;
 mod preflight;
 mod shards;
 mod start;

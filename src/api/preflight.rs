@@ -13,6 +13,7 @@ use crate::state::options::Options;
 ///
 /// # Errors
 /// 42704 for an unknown cluster; 08001 where a server can't be reached.
+#[allow(clippy::type_complexity)]
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_preflight(

@@ -28,14 +28,12 @@ fn add_shard(name: &str, shard: i32, conninfo: &str) -> Result<()> {
     if name.trim().is_empty() {
         return Err(Error::argument("cluster name must not be empty"));
     }
-    let number = u32::try_from(shard)
-        .map_err(|_| Error::argument(format!("shard number {shard} is negative"))
-            .hint("Shards are numbered from 0."))?;
-    let endpoint = Endpoint {
-        cluster: name.to_owned(),
-        shard: number,
-        conninfo: Conninfo::parse(conninfo)?,
-    };
+    let number = u32::try_from(shard).map_err(|_| {
+        Error::argument(format!("shard number {shard} is negative"))
+            .hint("Shards are numbered from 0.")
+    })?;
+    let endpoint =
+        Endpoint { cluster: name.to_owned(), shard: number, conninfo: Conninfo::parse(conninfo)? };
     refuse_while_used(name)?;
     runtime::run(probe(&endpoint))?;
     if !cluster::declare(&endpoint)? {
@@ -55,17 +53,21 @@ async fn probe(endpoint: &Endpoint) -> Result<()> {
     let version: i32 =
         session.value("SELECT current_setting('server_version_num')::int", &[]).await?;
     if version < 150_000 {
-        return Err(Error::new(Kind::Unsupported, format!("{endpoint} runs an unsupported version"))
-            .detail(format!("Its server_version_num is {version}; row filters came with PostgreSQL 15."))
-            .hint("Upgrade that server to PostgreSQL 15 or later."));
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("{endpoint} runs an unsupported version"),
+        )
+        .detail(format!(
+            "Its server_version_num is {version}; row filters came with PostgreSQL 15."
+        ))
+        .hint("Upgrade that server to PostgreSQL 15 or later."));
     }
     Ok(())
 }
 
 fn refuse_while_used(name: &str) -> Result<()> {
-    let used = task::live_migrations()?
-        .into_iter()
-        .find(|t| t.source == name || t.destination == name);
+    let used =
+        task::live_migrations()?.into_iter().find(|t| t.source == name || t.destination == name);
     match used {
         None => Ok(()),
         Some(task) => Err(Error::state(format!("cluster \"{name}\" is used by task {}", task.id))
@@ -122,8 +124,11 @@ fn set_sharding_key(
 ) -> Result<()> {
     admin::require()?;
     if method != "hash" {
-        return Err(Error::new(Kind::Unsupported, format!("sharding method \"{method}\" is not supported"))
-            .hint("The method is hash: the same placement as PARTITION BY HASH."));
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("sharding method \"{method}\" is not supported"),
+        )
+        .hint("The method is hash: the same placement as PARTITION BY HASH."));
     }
     refuse_while_used(name)?;
     if let Some((schema, table)) = &relation {

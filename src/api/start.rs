@@ -143,26 +143,16 @@ fn start(
 }
 
 /// The task that does this already; an error where another one is in the way.
-fn running(
-    kind: Type,
-    source: &str,
-    destination: &str,
-    publication: &str,
-) -> Result<Option<i64>> {
-    let used = |t: &Task| {
-        [&t.source, &t.destination].into_iter().any(|c| c == source || c == destination)
-    };
+fn running(kind: Type, source: &str, destination: &str, publication: &str) -> Result<Option<i64>> {
+    let used =
+        |t: &Task| [&t.source, &t.destination].into_iter().any(|c| c == source || c == destination);
     let Some(other) = task::live_migrations()?.into_iter().find(used) else { return Ok(None) };
     let same = other.source == source
         && other.destination == destination
         && other.publication == publication
         && (other.kind == kind || kind == Type::Replicate);
     if same && other.status != Status::Failed {
-        notice!(
-            "task {} does this already: phase {}",
-            other.id,
-            other.phase.as_str()
-        );
+        notice!("task {} does this already: phase {}", other.id, other.phase.as_str());
         return Ok(Some(other.id));
     }
     let id = other.id;

@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 
+use crate::api::admin;
 use crate::error::{Error, Kind, Result};
 use crate::pg::interrupt;
 use crate::pg::report::or_raise;
+use crate::pg::xact::with_new_snapshot;
 use crate::state::task::{self, Phase, Status, Task, Type};
 use crate::state::{cutover, wait};
 
@@ -29,6 +31,7 @@ fn reshard_wait(
 }
 
 fn wait_for(id: i64, until: &str, timeout: Option<Interval>) -> Result<String> {
+    admin::require()?;
     if wait::snapshot_is_fixed()? {
         return Err(Error::state("reshard_wait() can't see changes in this transaction")
             .hint("Call it under READ COMMITTED."));
@@ -37,14 +40,19 @@ fn wait_for(id: i64, until: &str, timeout: Option<Interval>) -> Result<String> {
         "done" => None,
         phase => Some(Phase::parse(phase)?),
     };
+    if wait::is_own(id)? {
+        return Err(Error::state(format!("task {id} is not committed yet"))
+            .detail("A worker sees it after the commit of the transaction that asked for it.")
+            .hint("Wait for it in a statement, and a transaction, of its own."));
+    }
     let limit = timeout.map(duration).transpose()?;
     let began = Instant::now();
     loop {
-        let task = task::load(id)?;
+        let task = with_new_snapshot(|| task::load(id))?;
         if reached(&task, target) {
             return Ok(task.phase.as_str().to_owned());
         }
-        refuse_hopeless(&task, target)?;
+        with_new_snapshot(|| refuse_hopeless(&task, target))?;
         if limit.is_some_and(|limit| began.elapsed() > limit) {
             return Err(Error::new(
                 Kind::Cancelled,

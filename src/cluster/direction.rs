@@ -50,3 +50,13 @@ pub enum Side {
     /// The destination cluster.
     Destination,
 }
+
+impl Side {
+    /// The other one.
+    pub fn other(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+        }
+    }
+}

@@ -27,6 +27,7 @@ mod pool;
 mod reset;
 mod work;
 
+pub use part::reopen_failed;
 pub use plan::{plan, plan_parts};
 pub use pool::{run, Finished};
 pub use reset::reset_table;

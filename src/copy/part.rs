@@ -308,3 +308,21 @@ mod tests {
         assert_eq!(delay(1, 120_000), 120_000);
     }
 }
+
+/// Puts parts that were given up back to be tried again.
+///
+/// # Errors
+/// Those of the state tables.
+pub fn reopen_failed(task_id: i64) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.copy_part SET status = 'pending', attempts = 0, not_before = NULL \
+          WHERE task_id = $1 AND status = 'failed'",
+        &[Arg::I64(task_id)],
+    )?;
+    db::execute(
+        "UPDATE reshard.copy_table SET status = 'running', error = NULL \
+          WHERE task_id = $1 AND status = 'failed'",
+        &[Arg::I64(task_id)],
+    )
+    .map(|_| ())
+}

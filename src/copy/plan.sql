@@ -28,6 +28,7 @@ WITH RECURSIVE rule AS (
      ORDER BY c.oid
 ), attribute AS (
     SELECT l.oid AS relation, a.attname, a.attnum, a.atttypid,
+           a.attgenerated <> '' AS generated,
            a.attgenerated = '' AND a.attname = ANY (l.attnames) AS copied
       FROM leaf AS l
       JOIN pg_catalog.pg_attribute AS a ON a.attrelid = l.oid
@@ -88,12 +89,18 @@ WITH RECURSIVE rule AS (
                         WHERE t.task_id = $1 AND t.relation = l.oid)
 )
 INSERT INTO reshard.copy_table
-       (task_id, table_id, relation, schema_name, table_name, columns, key_column, row_filter,
-        format, identity, bytes_total)
+       (task_id, table_id, relation, schema_name, table_name, columns, column_list, key_column,
+        row_filter, format, identity, identity_index, bytes_total)
 SELECT $1,
        coalesce((SELECT pg_catalog.max(t.table_id) FROM reshard.copy_table AS t WHERE t.task_id = $1), 0)
            + pg_catalog.row_number() OVER (ORDER BY p.nspname, p.relname),
-       p.oid, p.nspname, p.relname, coalesce(p.columns, '{}'), p.key_column, p.rowfilter,
+       p.oid, p.nspname, p.relname, coalesce(p.columns, '{}'),
+       EXISTS (SELECT FROM attribute AS a
+                WHERE a.relation = p.oid AND NOT a.copied AND NOT a.generated),
+       p.key_column, p.rowfilter,
        CASE WHEN p.as_text THEN 'text' ELSE 'binary' END, p.relreplident,
+       (SELECT c.relname FROM pg_catalog.pg_index AS i
+          JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid
+         WHERE i.indrelid = p.oid AND i.indisreplident AND p.relreplident = 'i'),
        pg_catalog.pg_table_size(p.oid)
   FROM planned AS p

@@ -86,12 +86,33 @@ fn latch(value: i32) -> String {
     format!("SELECT pg_catalog.setval('reshard.latch', {value}, true)")
 }
 
-/// Opens a cluster's latch.
+/// Opens a cluster's latch, once no session of a lease is left there: one that
+/// is about to shut the latch must not be overtaken.
 ///
 /// # Errors
-/// The servers'.
+/// The servers'; 55P03 where such a session does not end.
 pub async fn open_latch(links: &Links, side: Side) -> Result<()> {
-    links.batch(side, &latch(OPEN)).await
+    let sessions = links.sessions(side).await?;
+    try_join_all(sessions.iter().map(|(_, session)| async move {
+        let ended: bool = session
+            .value(
+                "SELECT coalesce(bool_and(pg_terminate_backend(pid, 10000)), true) \
+                   FROM pg_stat_activity WHERE application_name = $1 \
+                    AND datname = current_database() AND pid <> pg_backend_pid()",
+                &[&Purpose::Fence.application_name()],
+            )
+            .await?;
+        if !ended {
+            return Err(Error::new(
+                Kind::LockNotAvailable,
+                format!("a session of the fence on {} does not end", session.label()),
+            )
+            .hint("See pg_stat_activity there for application_name \"reshard fence\"."));
+        }
+        session.batch(&latch(OPEN)).await
+    }))
+    .await?;
+    Ok(())
 }
 
 /// Shuts a cluster's latch without a lease: for a cluster that has no writers.

@@ -3,7 +3,8 @@
 //! Rows come back as JSON objects and are read with serde, so that a state row
 //! is one struct and no column is picked apart by hand.
 use pgrx::datum::DatumWithOid;
-use pgrx::{JsonB, Spi};
+use pgrx::spi::SpiTupleTable;
+use pgrx::{FromDatum, IntoDatum, JsonB, Spi};
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
@@ -21,6 +22,8 @@ pub enum Arg<'a> {
     Bool(bool),
     /// `double precision`
     F64(f64),
+    /// `double precision`, maybe null
+    OptF64(Option<f64>),
     /// `text`
     Text(&'a str),
     /// `text`, maybe null
@@ -39,6 +42,7 @@ impl Arg<'_> {
             Arg::I32(v) => (*v).into(),
             Arg::Bool(v) => (*v).into(),
             Arg::F64(v) => (*v).into(),
+            Arg::OptF64(v) => (*v).into(),
             Arg::Text(v) => (*v).into(),
             Arg::OptText(v) => (*v).into(),
             Arg::Texts(v) => v.clone().into(),
@@ -64,15 +68,32 @@ pub fn run(sql: &str) -> Result<()> {
     execute(sql, &[]).map(|_| ())
 }
 
+/// Runs a statement and hands its rows to `read`.
+///
+/// A statement that only reads goes through SPI's read-only way: the other one
+/// gives the transaction a number, which makes it one that others wait for, and
+/// whose commit writes WAL.
+fn query<T>(
+    sql: &str,
+    args: &[Arg<'_>],
+    limit: Option<i64>,
+    read: impl FnOnce(SpiTupleTable<'_>) -> Result<T>,
+) -> Result<T> {
+    let datums: Vec<DatumWithOid<'_>> = args.iter().map(Arg::datum).collect();
+    if sql.starts_with("SELECT") && !sql.contains("FOR UPDATE") {
+        Spi::connect(|client| read(client.select(sql, limit, &datums)?))
+    } else {
+        Spi::connect_mut(|client| read(client.update(sql, limit, &datums)?))
+    }
+}
+
 /// All rows of `SELECT to_jsonb(...)`-shaped queries: each row's first column
 /// must be `jsonb`; statements that write are allowed (`RETURNING to_jsonb(t)`).
 ///
 /// # Errors
 /// As [`execute`], or a row that does not fit `T`.
 pub fn rows<T: DeserializeOwned>(sql: &str, args: &[Arg<'_>]) -> Result<Vec<T>> {
-    let datums: Vec<DatumWithOid<'_>> = args.iter().map(Arg::datum).collect();
-    Spi::connect_mut(|client| {
-        let table = client.update(sql, None, &datums)?;
+    query(sql, args, None, |table| {
         let mut out = Vec::with_capacity(table.len());
         for row in table {
             let json: JsonB = row.get(1)?.ok_or_else(|| Error::internal("a state row is null"))?;
@@ -90,19 +111,20 @@ pub fn row<T: DeserializeOwned>(sql: &str, args: &[Arg<'_>]) -> Result<Option<T>
     Ok(rows(sql, args)?.into_iter().next())
 }
 
+/// The first column of the first row; none without a row or where it is null.
+fn first<T: FromDatum + IntoDatum>(sql: &str, args: &[Arg<'_>]) -> Result<Option<T>> {
+    query(sql, args, Some(1), |table| match table.is_empty() {
+        true => Ok(None),
+        false => Ok(table.first().get_one::<T>()?),
+    })
+}
+
 /// The first column of the first row as `text`; none without a row or where it is null.
 ///
 /// # Errors
 /// As [`execute`].
 pub fn text(sql: &str, args: &[Arg<'_>]) -> Result<Option<String>> {
-    let datums: Vec<DatumWithOid<'_>> = args.iter().map(Arg::datum).collect();
-    Spi::connect_mut(|client| {
-        let table = client.update(sql, Some(1), &datums)?;
-        if table.is_empty() {
-            return Ok(None);
-        }
-        Ok(table.first().get_one::<String>()?)
-    })
+    first(sql, args)
 }
 
 /// The first column of the first row as `bigint`.
@@ -110,14 +132,7 @@ pub fn text(sql: &str, args: &[Arg<'_>]) -> Result<Option<String>> {
 /// # Errors
 /// As [`execute`].
 pub fn bigint(sql: &str, args: &[Arg<'_>]) -> Result<Option<i64>> {
-    let datums: Vec<DatumWithOid<'_>> = args.iter().map(Arg::datum).collect();
-    Spi::connect_mut(|client| {
-        let table = client.update(sql, Some(1), &datums)?;
-        if table.is_empty() {
-            return Ok(None);
-        }
-        Ok(table.first().get_one::<i64>()?)
-    })
+    first(sql, args)
 }
 
 /// The first column of the first row as `boolean`; false without a row.
@@ -125,12 +140,5 @@ pub fn bigint(sql: &str, args: &[Arg<'_>]) -> Result<Option<i64>> {
 /// # Errors
 /// As [`execute`].
 pub fn truth(sql: &str, args: &[Arg<'_>]) -> Result<bool> {
-    let datums: Vec<DatumWithOid<'_>> = args.iter().map(Arg::datum).collect();
-    Spi::connect_mut(|client| {
-        let table = client.update(sql, Some(1), &datums)?;
-        if table.is_empty() {
-            return Ok(false);
-        }
-        Ok(table.first().get_one::<bool>()?.unwrap_or(false))
-    })
+    Ok(first(sql, args)?.unwrap_or(false))
 }

@@ -5,6 +5,37 @@ use crate::cluster::placement::HASH_PARTITION_SEED;
 use crate::error::{Error, Kind, Result};
 use crate::pg::scan::{Attribute, Row};
 
+/// The extended hash of a single value, by the default hash operator class of its
+/// type and that type's default collation.
+///
+/// # Errors
+/// 42704 where the type has no extended hash function.
+pub fn of_value(value: &pgrx::AnyElement) -> Result<u64> {
+    let function = function_of(value.oid())?;
+    unsafe {
+        let collation = pg_sys::get_typcollation(value.oid());
+        let seed = pg_sys::Datum::from(HASH_PARTITION_SEED);
+        let hash = pg_sys::FunctionCall2Coll(function, collation, value.datum(), seed);
+        Ok(hash.value() as u64)
+    }
+}
+
+fn function_of(type_oid: pg_sys::Oid) -> Result<*mut pg_sys::FmgrInfo> {
+    let flags = pg_sys::TYPECACHE_HASH_EXTENDED_PROC_FINFO as i32;
+    let function = unsafe {
+        let entry = pg_sys::lookup_type_cache(type_oid, flags);
+        &raw mut (*entry).hash_extended_proc_finfo
+    };
+    if unsafe { (*function).fn_oid } == pg_sys::InvalidOid {
+        return Err(Error::new(
+            Kind::MissingObject,
+            format!("type {} has no extended hash function", type_oid.to_u32()),
+        )
+        .hint("Choose another sharding key."));
+    }
+    Ok(function)
+}
+
 /// Hashes one column of the rows of a scan.
 pub struct KeyHash {
     index: usize,
@@ -21,20 +52,7 @@ impl KeyHash {
     /// # Errors
     /// 42704 where the type has no extended hash function.
     pub fn new(attribute: Attribute, scratch: pg_sys::MemoryContext) -> Result<Self> {
-        let entry = unsafe {
-            pg_sys::lookup_type_cache(
-                attribute.type_oid,
-                pg_sys::TYPECACHE_HASH_EXTENDED_PROC_FINFO as i32,
-            )
-        };
-        let function = unsafe { &raw mut (*entry).hash_extended_proc_finfo };
-        if unsafe { (*function).fn_oid } == pg_sys::InvalidOid {
-            return Err(Error::new(
-                Kind::MissingObject,
-                format!("type {} has no extended hash function", attribute.type_oid.to_u32()),
-            )
-            .hint("Choose another sharding key."));
-        }
+        let function = function_of(attribute.type_oid)?;
         Ok(Self { index: attribute.index, collation: attribute.collation, function, scratch })
     }
 

@@ -65,7 +65,7 @@ impl Table {
     pub fn attribute(&self, name: &str) -> Option<Attribute> {
         let descriptor = unsafe { pgrx::PgTupleDesc::from_pg_unchecked((*self.relation).rd_att) };
         let found = descriptor.iter().enumerate().find_map(|(index, attribute)| {
-            (!attribute.is_dropped() && attribute.name() == name).then(|| Attribute {
+            (!attribute.is_dropped() && attribute.name() == name).then_some(Attribute {
                 index,
                 type_oid: attribute.atttypid,
                 collation: attribute.attcollation,

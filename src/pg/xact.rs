@@ -48,6 +48,18 @@ pub fn transaction_with_snapshot<T>(snapshot: &str, work: impl FnOnce() -> Resul
     run(import, work)
 }
 
+/// Runs `read` in the current transaction of a backend so that it sees what has
+/// been committed by now (under READ COMMITTED).
+///
+/// # Errors
+/// Whatever `read` returned; an ERROR of the server is raised.
+pub fn with_new_snapshot<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+    let outcome = read();
+    unsafe { pg_sys::PopActiveSnapshot() };
+    outcome
+}
+
 fn run<T>(begin: impl FnOnce(), work: impl FnOnce() -> Result<T>) -> Result<T> {
     let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
         unsafe {

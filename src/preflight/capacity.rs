@@ -173,3 +173,37 @@ pub fn connections(facts: &Facts<'_>) -> Vec<Finding> {
         max: i.facts.max_connections,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn slots(need: i64, used: i64, max: i64) -> Option<Finding> {
+        let facts = ServerFacts::default();
+        let instance =
+            Instance { name: "shard 0".into(), facts: &facts, sources: 1, destinations: 0 };
+        let limit = Limit {
+            check_name: "replication_slots",
+            setting: "max_replication_slots",
+            what: "free replication slots",
+            need,
+            used,
+            max,
+        };
+        limit.finding(&instance)
+    }
+
+    #[test]
+    fn just_enough_is_enough() {
+        assert!(slots(4, 6, 10).is_none());
+    }
+
+    #[test]
+    fn a_shortage_says_have_need_and_what_to_set() {
+        let finding = slots(4, 8, 10).unwrap();
+        assert_eq!(finding.kind, Kind::Resources);
+        assert!(finding.detail.contains("Needed are 4, free are 2: 8 of 10"));
+        assert!(finding.hint.unwrap().contains("ALTER SYSTEM SET max_replication_slots = 12;"));
+    }
+}

@@ -103,7 +103,10 @@ pub fn locale(facts: &Facts<'_>) -> Vec<Finding> {
 
 /// Roles that own something, or may do something, exist on every shard.
 pub fn roles(facts: &Facts<'_>) -> Vec<Finding> {
-    let Some(content) = &facts.content else { return Vec::new() };
+    let content = match &facts.content {
+        Some(content) if facts.verb.makes_schema() => content,
+        _ => return Vec::new(),
+    };
     let mut systems = BTreeSet::new();
     let mut out = Vec::new();
     for (server, known) in facts.known_of(Side::Destination) {
@@ -139,7 +142,10 @@ pub fn roles(facts: &Facts<'_>) -> Vec<Finding> {
 
 /// Extensions of the source can be had on every shard.
 pub fn extensions(facts: &Facts<'_>) -> Vec<Finding> {
-    let Some((_, source)) = facts.known_of(Side::Source).next() else { return Vec::new() };
+    let source = match facts.known_of(Side::Source).next() {
+        Some((_, source)) if facts.verb.makes_schema() => source,
+        _ => return Vec::new(),
+    };
     let mut out = Vec::new();
     for (server, known) in facts.known_of(Side::Destination) {
         let wanted = source.extensions.iter().filter(|(name, _)| name.as_str() != "reshard");

@@ -50,16 +50,21 @@ pub fn destination_extension(facts: &Facts<'_>) -> Vec<Finding> {
         .collect()
 }
 
-/// Tables that the run makes, or fills, are not there, or empty.
+/// What the run makes is not there; tables that it fills are empty.
 pub fn destination_empty(facts: &Facts<'_>) -> Vec<Finding> {
     match wanted(facts) {
         Wanted::Absent => in_the_way(
             facts,
             |t| t.has_rows || !t.ours,
-            "has tables of the publication already",
-            "Use an empty database, or drop them there",
+            "has relations of the source already",
+            "Use an empty database, or drop them there: DROP TABLE ... CASCADE;",
         ),
-        Wanted::Empty => in_the_way(facts, |t| t.has_rows, "has rows already", "Empty them there"),
+        Wanted::Empty => in_the_way(
+            facts,
+            |t| t.has_rows && t.published,
+            "has rows already",
+            "Empty them there: TRUNCATE ...;",
+        ),
         Wanted::Present => Vec::new(),
     }
 }
@@ -77,7 +82,6 @@ fn in_the_way(
             continue;
         }
         let names: Vec<&str> = found.iter().map(|t| t.name.as_str()).collect();
-        let verb = if remedy.starts_with("Empty") { "TRUNCATE" } else { "DROP TABLE" };
         out.push(
             Finding::error(
                 "destination_empty",
@@ -85,8 +89,8 @@ fn in_the_way(
                 format!("{} {what}", server.endpoint),
             )
             .object(names.first().copied().unwrap_or_default())
-            .detail(format!("Tables: {}.", listed(&names)))
-            .hint(format!("{remedy}: {verb} {};", listed(&names))),
+            .detail(format!("In the way: {}.", listed(&names)))
+            .hint(remedy),
         );
     }
     out

@@ -1,7 +1,7 @@
 //! The facts that checks judge.
 use std::collections::BTreeMap;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, ShardingRule, Side};
 use crate::error::{Error, Result};
@@ -48,7 +48,7 @@ pub struct Server<'a> {
     pub side: Side,
     /// What it says about itself, or why it can't.
     pub state: ServerState,
-    /// Tables of the run that it has already; destination only.
+    /// Relations of the source that it has already; destination only.
     pub existing: Vec<Existing>,
 }
 
@@ -106,6 +106,8 @@ pub struct Transaction {
 /// What a source database holds.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct Content {
+    /// All relations, those of extensions apart.
+    pub relations: Vec<Relation>,
     pub publications: Vec<String>,
     pub unlogged: Vec<String>,
     pub large_objects: i64,
@@ -133,17 +135,23 @@ pub struct Table {
     /// Both, quoted where needed.
     pub name: String,
     pub leaf: bool,
-    pub partitioned: bool,
     pub key: Option<String>,
-    pub quoted_key: Option<String>,
     pub key_exists: bool,
     pub key_generated: bool,
     pub key_published: bool,
     pub key_type: Option<String>,
     pub key_hashable: bool,
     pub identity: String,
-    pub unkeyed_unique: Vec<String>,
+    pub unkeyed_unique: Vec<Unique>,
     pub firing_triggers: Vec<String>,
+}
+
+/// A unique index without the sharding key.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Unique {
+    pub name: String,
+    /// It holds a column whose default never gives a value twice.
+    pub generated: bool,
 }
 
 /// A foreign key whose rows move.
@@ -162,13 +170,24 @@ pub struct ForeignKey {
     pub crosses: Option<bool>,
 }
 
-/// A table of the run that a shard has already.
+/// A relation of the source.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct Relation {
+    pub schema_name: String,
+    pub table_name: String,
+}
+
+/// A relation of the source that a shard has already.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Existing {
     pub oid: i64,
     pub schema_name: String,
     pub table_name: String,
     pub name: String,
+    pub is_table: bool,
+    /// Its rows shall move.
+    #[serde(default)]
+    pub published: bool,
     #[serde(default)]
     pub has_rows: bool,
     /// An earlier task of this database made it.
@@ -196,8 +215,12 @@ impl<'a> Facts<'a> {
                 existing: Vec::new(),
             })
         };
-        let system =
-            db::text("SELECT (pg_catalog.pg_control_system()).system_identifier::text", &[])?;
+        let system = db::text(
+            "SELECT pg_catalog.concat_ws('/', c.system_identifier, \
+                 extract(epoch FROM pg_catalog.pg_postmaster_start_time()), \
+                 pg_catalog.current_setting('port')) FROM pg_catalog.pg_control_system() AS c",
+            &[],
+        )?;
         let database = db::text("SELECT pg_catalog.current_database()::text", &[])?;
         Ok(Self {
             verb,

@@ -96,31 +96,41 @@ impl Finding {
     }
 }
 
-/// A message as a sentence.
+/// A message as a sentence; a setting's name stays as it is.
 fn sentence(message: &str) -> String {
+    let name = message.split(' ').next().is_some_and(|word| word.contains('_'));
     let mut chars = message.chars();
     match chars.next() {
-        Some(first) => format!("{}{}.", first.to_uppercase(), chars.as_str()),
+        Some(first) if !name => format!("{}{}.", first.to_uppercase(), chars.as_str()),
+        Some(_) => format!("{message}."),
         None => String::new(),
     }
 }
 
 /// The error that refuses a run; none where no finding does. The first finding
-/// gives message, SQLSTATE and hint; the others are listed in the detail.
+/// gives message, SQLSTATE and hint; the others are listed in the detail, with
+/// their hints.
 pub fn first_error(findings: &[Finding]) -> Option<Error> {
     let errors: Vec<&Finding> = findings.iter().filter(|f| f.severity == Severity::Error).collect();
     let first = errors.first()?;
-    let mut detail = first.detail.clone();
+    // A finding's detail begins with its message; the report has that already.
+    let message = sentence(&first.message);
+    let mut detail = first.detail.strip_prefix(&message).unwrap_or(&first.detail).trim().to_owned();
     if errors.len() > 1 {
-        detail.push_str(&format!("\nThese are all {} errors that were found:", errors.len()));
-        for finding in &errors {
+        let more = match errors.len() - 1 {
+            1 => "One more error was found:".to_owned(),
+            more => format!("{more} more errors were found:"),
+        };
+        detail.push_str(&format!("\n{more}"));
+        for finding in &errors[1..] {
             detail.push_str(&format!("\n{}: {}", finding.check_name, finding.detail));
             if let Some(hint) = &finding.hint {
                 detail.push_str(&format!(" {hint}"));
             }
         }
     }
-    let mut error = Error::new(first.kind.clone(), first.message.clone()).detail(detail);
+    let mut error = Error::new(first.kind.clone(), first.message.clone());
+    error.detail = Some(detail.trim().to_owned()).filter(|d| !d.is_empty());
     error.hint.clone_from(&first.hint);
     Some(error)
 }
@@ -145,7 +155,7 @@ mod tests {
         assert_eq!(error.message, "wal_level is low");
         assert_eq!(error.hint.as_deref(), Some("Raise."));
         let detail = error.detail.unwrap();
-        assert!(detail.contains("all 2 errors"));
+        assert!(detail.starts_with("wal_level is low.\nOne more error"));
         assert!(detail.contains("slots: Slots are few."));
     }
 }

@@ -36,12 +36,22 @@ pub async fn all(facts: &mut Facts<'_>) {
             Err(error) => fail(facts, 0, error),
         }
     }
-    let wanted = wanted(facts);
+    let wanted = match wanted(facts) {
+        Ok(wanted) => wanted,
+        Err(error) => return fail(facts, 0, error),
+    };
     let token = facts.token.clone();
     let found = join_all(shards.iter().map(|(_, s)| existing(s, &wanted, &token))).await;
     for ((i, _), found) in shards.iter().zip(found) {
         match found {
-            Ok(found) => facts.servers[*i].existing = found,
+            Ok(mut found) => {
+                for relation in &mut found {
+                    relation.published = facts.tables().any(|t| {
+                        t.schema_name == relation.schema_name && t.table_name == relation.table_name
+                    });
+                }
+                facts.servers[*i].existing = found;
+            }
             Err(error) => fail(facts, *i, error),
         }
     }
@@ -157,22 +167,19 @@ async fn crosses(
     }
 }
 
-/// The tables that a shard is asked for.
-fn wanted(facts: &Facts<'_>) -> String {
-    let tables: Vec<serde_json::Value> = facts
-        .tables()
-        .map(|t| serde_json::json!({ "schema_name": t.schema_name, "table_name": t.table_name }))
-        .collect();
-    serde_json::Value::Array(tables).to_string()
+/// The relations that a shard is asked for.
+fn wanted(facts: &Facts<'_>) -> Result<String> {
+    let relations = facts.content.as_ref().map_or(&[][..], |c| &c.relations);
+    Ok(serde_json::to_string(relations)?)
 }
 
-/// Which of the tables a shard has, whether they hold rows, and who made them.
+/// Which of the relations a shard has, whether tables hold rows, and who made them.
 async fn existing(session: &Connection, wanted: &str, token: &str) -> Result<Vec<Existing>> {
     let mut found: Vec<Existing> = json(session, include_str!("existing.sql"), &[&wanted]).await?;
     if found.is_empty() {
         return Ok(found);
     }
-    for table in &mut found {
+    for table in found.iter_mut().filter(|t| t.is_table) {
         let name = qualified(&table.schema_name, &table.table_name);
         let sql = format!("SELECT EXISTS (SELECT 1 FROM {name})");
         table.has_rows = session.value(&sql, &[]).await?;

@@ -42,6 +42,11 @@ impl Verb {
     fn has_flows(self) -> bool {
         self != Self::SchemaSync
     }
+
+    /// Whether the schema is brought to the shards.
+    fn makes_schema(self) -> bool {
+        matches!(self, Self::Start | Self::SchemaSync)
+    }
 }
 
 /// A check: what it finds in the facts.

@@ -68,7 +68,10 @@ pub fn sharding_key_missing(facts: &Facts<'_>) -> Vec<Finding> {
     vec![Finding::error(
         "sharding_key_missing",
         Kind::WrongState,
-        format!("no published table has a sharding key of cluster \"{cluster}\""),
+        format!(
+            "no table of publication \"{}\" has a sharding key of cluster \"{cluster}\"",
+            facts.publication
+        ),
     )
     .object(format!("cluster \"{cluster}\""))
     .detail(format!("Its sharding keys are: {}.", columns.join(", ")))
@@ -167,7 +170,10 @@ pub fn sharding_key_published(facts: &Facts<'_>) -> Vec<Finding> {
             );
         }
         (
-            format!("the publication leaves out the sharding key of table {}", t.name),
+            format!(
+                "publication \"{}\" leaves out the sharding key of table {}",
+                facts.publication, t.name
+            ),
             format!("Its column list doesn't hold \"{key}\"."),
             format!(
                 "Add the column to the list of table {} in ALTER PUBLICATION ... SET TABLE ...;",

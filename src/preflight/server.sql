@@ -1,7 +1,8 @@
 -- What a server says about itself, as one JSON document. Read-only.
 SELECT jsonb_build_object(
     'version', current_setting('server_version_num')::int,
-    'system', (SELECT c.system_identifier::text FROM pg_control_system() AS c),
+    -- Clones of one server share its system identifier; no two start at once.
+    'system', (SELECT concat_ws('/', c.system_identifier, extract(epoch FROM pg_postmaster_start_time()), current_setting('port')) FROM pg_control_system() AS c),
     'database', d.datname,
     'in_recovery', pg_is_in_recovery(),
     'wal_level', current_setting('wal_level'),
@@ -20,8 +21,8 @@ SELECT jsonb_build_object(
                           'client backend', 'autovacuum launcher', 'autovacuum worker', 'walsender',
                           'walreceiver', 'startup', 'checkpointer', 'background writer',
                           'walwriter', 'archiver', 'logger', 'walsummarizer', 'slotsync worker',
-                          'io worker', 'standalone backend', 'parallel worker',
-                          'reshard coordinator', 'reshard copy worker', 'reshard verify worker')),
+                          'io worker', 'standalone backend', 'parallel worker')
+                        AND (a.backend_type NOT LIKE 'reshard %' OR a.datid IS DISTINCT FROM d.oid)),
     'max_connections', current_setting('max_connections')::int,
     'used_connections', (SELECT count(*) FROM pg_stat_activity AS a
                           WHERE a.backend_type = 'client backend'

@@ -49,6 +49,19 @@ WITH published AS (
                           AND e.objid = c.oid AND e.deptype = 'e')
 )
 SELECT jsonb_build_object(
+    'relations', (
+        SELECT coalesce(jsonb_agg(jsonb_build_object(
+                   'schema_name', n.nspname, 'table_name', c.relname)), '[]')
+          FROM pg_class AS c
+          JOIN pg_namespace AS n ON n.oid = c.relnamespace
+         WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f')
+           -- Sequences of identity columns are parts of their tables.
+           AND NOT EXISTS (SELECT FROM pg_depend AS i WHERE i.classid = 'pg_class'::regclass
+                              AND i.objid = c.oid AND i.deptype = 'i' AND c.relkind = 'S')
+           AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'reshard')
+           AND n.nspname !~ '^pg_(toast|temp)'
+           AND NOT EXISTS (SELECT FROM pg_depend AS e WHERE e.classid = 'pg_class'::regclass
+                              AND e.objid = c.oid AND e.deptype = 'e')),
     'publications', (SELECT coalesce(jsonb_agg(p.pubname ORDER BY p.pubname), '[]')
                        FROM pg_publication AS p WHERE p.pubname NOT LIKE 'reshard\_%'),
     'unlogged', (SELECT coalesce(jsonb_agg(u.name ORDER BY u.name), '[]') FROM unlogged AS u),

@@ -1,12 +1,18 @@
 //! Checks of the tables and what is built on them.
 use crate::error::Kind;
 use crate::preflight::facts::{Facts, ForeignKey, Table};
-use crate::preflight::finding::Finding;
+use crate::preflight::finding::{Finding, Severity};
 
 /// Foreign keys hold on each shard by itself.
 pub fn foreign_keys(facts: &Facts<'_>) -> Vec<Finding> {
     let Some(content) = &facts.content else { return Vec::new() };
-    content.foreign_keys.iter().filter_map(|k| judge(facts, k)).collect()
+    let mut found: Vec<Finding> =
+        content.foreign_keys.iter().filter_map(|k| judge(facts, k)).collect();
+    if !facts.verb.makes_schema() {
+        // Whether the shards get the constraint is up to the user.
+        found.iter_mut().for_each(|f| f.severity = Severity::Warning);
+    }
+    found
 }
 
 fn judge(facts: &Facts<'_>, key: &ForeignKey) -> Option<Finding> {
@@ -104,13 +110,25 @@ pub fn unique_constraints(facts: &Facts<'_>) -> Vec<Finding> {
         t.unkeyed_unique
             .iter()
             .map(|index| {
-                Finding::warning(
-                    "unique_constraints",
-                    format!("unique index \"{index}\" of table {} will hold per shard only", t.name),
-                )
-                .object(format!("index \"{index}\" on table {}", t.name))
-                .detail(format!("The sharding key \"{key}\" isn't part of it."))
-                .hint("Make sure that the application never makes such values twice, with UUIDs or sequences for instance.")
+                let message = format!(
+                    "unique index \"{}\" of table {} will hold per shard only",
+                    index.name, t.name
+                );
+                let finding = if index.generated {
+                    Finding::info("unique_constraints", message)
+                } else {
+                    Finding::warning("unique_constraints", message).hint(
+                        "Make sure that the application never makes such a value on two shards.",
+                    )
+                };
+                let values = if index.generated {
+                    " Its values come from sequences or UUIDs, which differ on all shards."
+                } else {
+                    ""
+                };
+                finding
+                    .object(format!("index \"{}\" on table {}", index.name, t.name))
+                    .detail(format!("The sharding key \"{key}\" isn't part of it.{values}"))
             })
             .collect()
     };
@@ -174,4 +192,38 @@ pub fn large_objects(facts: &Facts<'_>) -> Vec<Finding> {
     vec![Finding::warning("large_objects", format!("{count} large objects are not copied"))
         .detail("They belong to no table and can't be replicated.")
         .hint("Move them into columns of type bytea, or copy them by other means.")]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn key(from: &str, to: &str) -> ForeignKey {
+        ForeignKey {
+            name: "k".into(),
+            from: 1,
+            to: 2,
+            from_name: "f".into(),
+            to_name: "t".into(),
+            from_columns: vec!["id".into(), from.into()],
+            to_columns: vec!["id".into(), to.into()],
+            crosses: None,
+        }
+    }
+
+    #[test]
+    fn a_foreign_key_holds_the_sharding_keys_only_where_they_match_each_other() {
+        assert!(key("tenant", "tenant").holds_keys("tenant", "tenant"));
+        assert!(key("owner", "tenant").holds_keys("owner", "tenant"));
+        assert!(!key("other", "tenant").holds_keys("tenant", "tenant"));
+        assert!(!key("tenant", "other").holds_keys("id", "other"));
+    }
+
+    #[test]
+    fn a_table_without_the_column_is_not_sharded() {
+        let table = Table { key: Some("tenant".into()), ..Table::default() };
+        assert_eq!(sharded(&table), None);
+        assert_eq!(sharded(&Table { key_exists: true, ..table }), Some("tenant"));
+    }
 }

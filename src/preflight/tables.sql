@@ -67,8 +67,7 @@ WITH RECURSIVE rule AS (
 SELECT coalesce(jsonb_agg(jsonb_build_object(
     'oid', b.oid::bigint, 'schema_name', b.nspname, 'table_name', b.relname,
     'name', format('%I.%I', b.nspname, b.relname),
-    'leaf', b.leaf, 'partitioned', b.relkind = 'p',
-    'key', b.key, 'quoted_key', quote_ident(b.key), 'key_exists', b.key_attnum IS NOT NULL,
+    'leaf', b.leaf, 'key', b.key, 'key_exists', b.key_attnum IS NOT NULL,
     'key_generated', coalesce(b.key_generated <> '', false),
     'key_published', coalesce(b.key = ANY (b.attnames), false),
     'key_type', b.key_type,
@@ -93,7 +92,15 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
             THEN 'primary key'
         ELSE 'none' END,
     'unkeyed_unique', (
-        SELECT coalesce(jsonb_agg(x.relname ORDER BY x.relname), '[]')
+        SELECT coalesce(jsonb_agg(jsonb_build_object('name', x.relname, 'generated', EXISTS (
+                   -- Values that are made by the server, and differ on all shards.
+                   SELECT FROM pg_attribute AS a
+                     LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+                    WHERE a.attrelid = b.oid
+                      AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+                      AND (a.attidentity <> ''
+                           OR pg_get_expr(d.adbin, d.adrelid) ~ '^(nextval|([\w".]+\.)?"?(gen_random_uuid|uuidv[47]|uuid_generate_v\d\w*)"?)\(')))
+                   ORDER BY x.relname), '[]')
           FROM pg_index AS i
           JOIN pg_class AS x ON x.oid = i.indexrelid
          WHERE i.indrelid = b.oid AND (i.indisunique OR i.indisexclusion) AND NOT x.relispartition

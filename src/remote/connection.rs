@@ -51,12 +51,11 @@ pub enum Purpose {
     Copy,
     /// The lease of a fence.
     Fence,
-    /// Comparing rows.
-    Verify,
 }
 
 impl Purpose {
-    fn application_name(self) -> &'static str {
+    /// What `pg_stat_activity` shows.
+    pub fn application_name(self) -> &'static str {
         match self {
             Self::Preflight => "reshard preflight",
             Self::Control => "reshard control",
@@ -64,7 +63,6 @@ impl Purpose {
             Self::Schema => "reshard schema",
             Self::Copy => "reshard copy",
             Self::Fence => "reshard fence",
-            Self::Verify => "reshard verify",
         }
     }
 }

@@ -46,6 +46,11 @@ impl Conninfo {
                 .detail("Keywords \"service\" and \"passfile\" name files that other servers can't read.")
                 .hint("Write host, port, dbname, user and password into the connection string."));
         }
+        if map.contains_key("sslpassword") {
+            return Err(Error::argument("connection string holds the password of a client key")
+                .detail("Keyword \"sslpassword\" can't be kept secret.")
+                .hint("Leave it out: reshard connects without TLS."));
+        }
         Ok(Self(map))
     }
 

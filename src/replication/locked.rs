@@ -19,7 +19,12 @@ pub async fn batch(session: &Connection, table: &str, sql: &str) -> Result<()> {
     let began = Instant::now();
     let turn = gucs::LOCK_TIMEOUT.get();
     loop {
-        let text = format!("BEGIN; SET LOCAL lock_timeout = {turn}; {sql}; COMMIT");
+        // The deadlock check is what makes autovacuum give way (ProcSleep in
+        // src/backend/storage/lmgr/proc.c): it has to come before our time is up.
+        let text = format!(
+            "BEGIN; SET LOCAL lock_timeout = {turn}; SET LOCAL deadlock_timeout = {}; {sql}; COMMIT",
+            (turn / 4).clamp(1, 100)
+        );
         let error = match session.batch(&text).await {
             Ok(()) => return Ok(()),
             Err(error) => error,

@@ -253,9 +253,7 @@ mod tests {
     fn statement(settings: &[&str]) -> Statement {
         Statement {
             task_id: 1,
-            shard: 0,
             ordinal: 1,
-            phase: "pre".into(),
             step: "pre".into(),
             kind: "table".into(),
             schema_name: None,
@@ -265,7 +263,6 @@ mod tests {
             settings: settings.iter().map(|s| (*s).to_owned()).collect(),
             sql: "CREATE TABLE t ()".into(),
             digest: String::new(),
-            status: "pending".into(),
         }
     }
 

@@ -173,7 +173,7 @@ impl Stage {
             })
         })
         .await
-        .map(|()| ())
+        .copied()
     }
 }
 

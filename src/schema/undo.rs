@@ -34,7 +34,17 @@ fn is_routine(statement: &Statement) -> bool {
 /// The statement that takes back one that made a relation, type or schema.
 fn drop_statement(statement: &Statement) -> Option<String> {
     let name = statement.object_name.as_deref()?;
+    let table =
+        || Some(qualified(statement.table_schema.as_deref()?, statement.table_name.as_deref()?));
     let kind = match statement.kind.as_str() {
+        "primary_key" | "unique" | "exclusion" | "foreign_key" => {
+            return Some(format!(
+                "ALTER TABLE IF EXISTS {} DROP CONSTRAINT IF EXISTS {} CASCADE",
+                table()?,
+                ident(name)
+            ));
+        }
+        "index" => "INDEX",
         "schema" => return Some(format!("DROP SCHEMA IF EXISTS {} CASCADE", ident(name))),
         "extension" => return Some(format!("DROP EXTENSION IF EXISTS {} CASCADE", ident(name))),
         "table" => "TABLE",

@@ -10,12 +10,8 @@ use crate::pg::db::{self, Arg};
 pub struct Cutover {
     /// Its number.
     pub id: i64,
-    /// Its migration.
-    pub task_id: i64,
     /// Which way traffic moves: along this flow.
     pub direction: Direction,
-    /// The cluster that was active.
-    pub from_cluster: String,
     /// The cluster that is to be active.
     pub to_cluster: String,
     /// Nothing was to be switched.
@@ -91,7 +87,7 @@ pub fn succeed(cutover: i64, pause_ms: Option<f64>) -> Result<()> {
     db::execute(
         "UPDATE reshard.cutover SET status = 'succeeded', finished_at = clock_timestamp(), \
                 pause_ms = $2 WHERE id = $1",
-        &[Arg::I64(cutover), pause_ms.map_or(Arg::OptText(None), Arg::F64)],
+        &[Arg::I64(cutover), Arg::OptF64(pause_ms)],
     )
     .map(|_| ())
 }

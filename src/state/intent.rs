@@ -48,8 +48,6 @@ pub struct Args {
 pub struct Intent {
     /// Its number.
     pub id: i64,
-    /// The task it is about.
-    pub task_id: i64,
     /// What was asked for.
     pub verb: Verb,
     /// Further choices.
@@ -74,11 +72,12 @@ pub fn next(task: i64) -> Result<Option<Intent>> {
     )
 }
 
-/// The oldest unhandled intent of that verb on a task, if there is one.
-pub fn pending(task: i64, verb: Verb) -> Result<bool> {
+/// Whether the same was asked of a task already and no worker has acted on it.
+pub fn pending(task: i64, verb: Verb, args: &Args) -> Result<bool> {
     db::truth(
-        "SELECT true FROM reshard.intent WHERE task_id = $1 AND verb = $2 AND handled_at IS NULL",
-        &[Arg::I64(task), Arg::Text(verb.as_str())],
+        "SELECT true FROM reshard.intent \
+          WHERE task_id = $1 AND verb = $2 AND args = $3 AND handled_at IS NULL",
+        &[Arg::I64(task), Arg::Text(verb.as_str()), Arg::Json(serde_json::to_value(args)?)],
     )
 }
 

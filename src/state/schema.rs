@@ -10,12 +10,8 @@ use crate::pg::db::{self, Arg};
 pub struct Statement {
     /// Its task.
     pub task_id: i64,
-    /// Its shard.
-    pub shard: u32,
     /// Its place in the plan.
     pub ordinal: i32,
-    /// `pre`, `post`, ...
-    pub phase: String,
     /// `pre`, `keys`, `indexes`, `attach`, `foreign_keys`, `rest`.
     pub step: String,
     /// What it makes: `table`, `index`, ...
@@ -34,8 +30,6 @@ pub struct Statement {
     pub sql: String,
     /// Tells statements of different text or settings apart, in every task.
     pub digest: String,
-    /// `pending`, `running`, `succeeded`, `failed`, `skipped`.
-    pub status: String,
 }
 
 /// What a plan holds apart from its statements.
@@ -224,11 +218,11 @@ fn set(task: i64, shard: ShardNo, ordinals: &[i32], change: &str) -> Result<()> 
     .map(|_| ())
 }
 
-/// Statements of phase `pre` that a task itself ran on a shard, in order.
+/// Statements that a task itself ran on a shard, in order.
 pub fn made(task: i64, shard: u32) -> Result<Vec<Statement>> {
     db::rows(
         "SELECT pg_catalog.to_jsonb(s) FROM reshard.schema_statement AS s \
-          WHERE s.task_id = $1 AND s.shard = $2 AND s.phase = 'pre' AND s.status = 'succeeded' \
+          WHERE s.task_id = $1 AND s.shard = $2 AND s.status = 'succeeded' \
           ORDER BY s.ordinal",
         &[Arg::I64(task), Arg::I32(shard as i32)],
     )

@@ -61,20 +61,3 @@ pub fn set_status(task: i64, from: &str, to: &str) -> Result<()> {
     )
     .map(|_| ())
 }
-
-/// Puts all tables that are not copied into a wave, to be copied anew.
-pub fn move_unfinished(task: i64, wave: i32) -> Result<()> {
-    db::execute(
-        "DELETE FROM reshard.copy_part AS p USING reshard.copy_table AS t \
-          WHERE t.task_id = $1 AND p.task_id = t.task_id AND p.table_id = t.table_id \
-            AND t.status NOT IN ('copied', 'ready')",
-        &[Arg::I64(task)],
-    )?;
-    db::execute(
-        "UPDATE reshard.copy_table SET wave = $2, status = 'pending', error = NULL, \
-                started_at = NULL, finished_at = NULL \
-          WHERE task_id = $1 AND status NOT IN ('copied', 'ready')",
-        &[Arg::I64(task), Arg::I32(wave)],
-    )
-    .map(|_| ())
-}

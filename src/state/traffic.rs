@@ -7,12 +7,8 @@ use crate::pg::db::{self, Arg};
 /// A row of `reshard.traffic`.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Traffic {
-    /// The source cluster's name.
-    pub name: String,
     /// The cluster that takes writes.
     pub active_cluster: String,
-    /// `open` or `paused`.
-    pub state: String,
     /// Grows with every switch.
     pub epoch: i64,
 }
@@ -56,6 +52,11 @@ pub fn set_state(name: &str, state: &str) -> Result<()> {
 /// The commit point of a cutover: another cluster is active from here on. The
 /// flag stays `paused` until that cluster takes writes.
 pub fn switch(name: &str, active_cluster: &str) -> Result<i64> {
+    // The commit has to be on disk, whatever the server's default is.
+    db::run(
+        "SELECT pg_catalog.set_config('synchronous_commit', 'on', true) \
+          WHERE pg_catalog.current_setting('synchronous_commit') = 'off'",
+    )?;
     let epoch = db::bigint(
         "UPDATE reshard.traffic SET active_cluster = $2, epoch = epoch + 1, \
                 changed_at = clock_timestamp() WHERE name = $1 RETURNING epoch",

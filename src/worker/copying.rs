@@ -1,6 +1,12 @@
 //! Phases `copy` and `schema_post`: tables made fit to move, waves of snapshot
 //! and slots, rows, then keys.
+use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::rc::Rc;
+use std::time::Duration;
+
+use futures::stream::{FuturesUnordered, StreamExt};
+use futures::try_join;
 
 use crate::cluster::{Direction, ShardNo, Side};
 use crate::copy;
@@ -20,6 +26,8 @@ use crate::state::{cluster, traffic, wave};
 use crate::worker::coordinator::{Shared, Snapshot};
 use crate::worker::migration::Migration;
 
+/// How often copied tables are looked for.
+const LOOK: Duration = Duration::from_millis(250);
 /// Waves that are begun before a copy is given up: each one means that a
 /// snapshot was lost or a table rewritten.
 const WAVES: i32 = 20;
@@ -36,12 +44,28 @@ pub async fn run(migration: &Migration, shared: &Rc<Shared>) -> Result<()> {
         }
     }
     let parents = prepare(migration).await?;
+    let copied = Cell::new(false);
+    let (rows, keys) = (rows(migration, shared, &parents, &copied), early_keys(migration, &copied));
+    try_join!(rows, keys)?;
+    shared.snapshots.borrow_mut().remove(&id);
+    Ok(())
+}
+
+/// Copies wave after wave until all tables are copied; says so in `copied`.
+async fn rows(
+    migration: &Migration,
+    shared: &Rc<Shared>,
+    parents: &Parents,
+    copied: &Cell<bool>,
+) -> Result<()> {
+    let id = migration.id();
     loop {
         let tables = migration.tables()?;
         if tables.iter().all(Table::is_copied) {
-            break;
+            copied.set(true);
+            return Ok(());
         }
-        let current = begin_wave(migration, shared, &tables, &parents).await?;
+        let current = begin_wave(migration, shared, &tables, parents).await?;
         match copy::run(id, current).await? {
             copy::Finished::Copied => {}
             copy::Finished::SnapshotLost => {
@@ -53,8 +77,36 @@ pub async fn run(migration: &Migration, shared: &Rc<Shared>) -> Result<()> {
             }
         }
     }
-    shared.snapshots.borrow_mut().remove(&id);
-    Ok(())
+}
+
+/// Builds keys and indexes of each table as soon as it is copied, while others
+/// still are; what is missed is built in phase `schema_post`.
+async fn early_keys(migration: &Migration, copied: &Cell<bool>) -> Result<()> {
+    if migration.task.kind != Type::Reshard {
+        return Ok(());
+    }
+    let destination = migration.links.cluster(Side::Destination);
+    let stage = schema::Stage::open(migration.id(), destination).await?;
+    let mut begun = BTreeSet::new();
+    let mut building = FuturesUnordered::new();
+    loop {
+        let last = copied.get();
+        for table in migration.tables()?.into_iter().filter(|t| t.status == "copied") {
+            if begun.insert(table.table_id) {
+                let stage = &stage;
+                building.push(async move {
+                    stage.run_table(&table.schema_name, &table.table_name).await
+                });
+            }
+        }
+        if last && building.is_empty() {
+            return Ok(());
+        }
+        tokio::select! {
+            Some(built) = building.next() => built?,
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
 }
 
 /// Lists the tables and makes them fit to move, on both clusters. Repeatable.
@@ -120,6 +172,8 @@ async fn begin_wave(
         let snapshots = shared.snapshots.borrow();
         let held = snapshots.get(&id).filter(|s| s.wave == latest.wave && !s.session.is_closed());
         if held.is_some() && latest.snapshot.is_some() {
+            // Whatever stopped these parts, somebody wants them to be tried again.
+            transaction(|| copy::reopen_failed(id))?;
             return Ok(latest.wave);
         }
     }
@@ -185,10 +239,7 @@ async fn take_snapshot(
         wave::set_snapshot(id, number, &exported.snapshot, &exported.lsn)?;
         task::note_error(id, None)
     })?;
-    shared
-        .snapshots
-        .borrow_mut()
-        .insert(id, Snapshot { wave: number, session: exported.session });
+    shared.snapshots.borrow_mut().insert(id, Snapshot { wave: number, session: exported.session });
     Ok(())
 }
 
@@ -213,11 +264,8 @@ async fn abandon_waves(migration: &Migration, tables: &[Table], next: i32) -> Re
         let all = transaction(|| flow::load_direction(id, Direction::Forward))?;
         let flows: Vec<Flow> = all.into_iter().filter(|f| f.wave == former).collect();
         for (shard, session) in links.sessions(Side::Source).await? {
-            let own: Vec<Flow> = flows
-                .iter()
-                .filter(|f| f.shard_on(Side::Source) == shard)
-                .cloned()
-                .collect();
+            let own: Vec<Flow> =
+                flows.iter().filter(|f| f.shard_on(Side::Source) == shard).cloned().collect();
             if !finished {
                 slot::drop_all(&session, &own).await?;
             }
@@ -274,11 +322,8 @@ pub async fn keys(migration: &Migration) -> Result<()> {
         Type::CopyData => {
             schema::plan(&migration.task, source, destination).await?;
             let stage = schema::Stage::open(migration.id(), destination).await?;
-            let names: Vec<(String, String)> = migration
-                .tables()?
-                .into_iter()
-                .map(|t| (t.schema_name, t.table_name))
-                .collect();
+            let names: Vec<(String, String)> =
+                migration.tables()?.into_iter().map(|t| (t.schema_name, t.table_name)).collect();
             stage.run_identity_keys(&names).await?;
         }
         _ => {}

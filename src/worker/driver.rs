@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Policy, Result};
 use crate::pg::xact::transaction;
 use crate::state::event::{self, Severity};
 use crate::state::intent::{self, Intent, Verb};
-use crate::state::task::{self, Status, Task, Type};
+use crate::state::task::{self, Phase, Status, Task, Type};
 use crate::worker::coordinator::Shared;
 use crate::worker::{ending, phases, traffic};
 
@@ -50,6 +50,11 @@ async fn turn(id: i64, shared: &Rc<Shared>) -> Result<Turn> {
     if task.kind.is_migration() && traffic::recover(&task).await? {
         return Ok(Turn::Again);
     }
+    if task.phase == Phase::Cutover {
+        // It ended before it began: nothing was switched, nothing is to be undone.
+        traffic::forget_unbegun(task)?;
+        return Ok(Turn::Again);
+    }
     if let Some(next) = next {
         act(task, &next, shared).await?;
         return Ok(Turn::Again);
@@ -83,7 +88,7 @@ async fn act(task: Task, asked: &Intent, shared: &Rc<Shared>) -> Result<()> {
     let id = task.id;
     let outcome = match asked.verb {
         Verb::Cutover => traffic::cut_over(task, asked.args.dry_run).await,
-        Verb::Rollback => traffic::roll_back(task).await,
+        Verb::Rollback => traffic::roll_back(task, asked.args.dry_run).await,
         Verb::Complete => ending::complete(task).await,
         Verb::Cancel => ending::cancel(task, shared).await,
         Verb::Stop => ending::stop(task, shared).await,
@@ -107,13 +112,15 @@ async fn retry(id: i64, error: &Error, failures: u32, shared: &Shared) -> bool {
     let give_up = error.policy() == Policy::Fail || failures >= TRIES;
     let written = transaction(|| {
         let task = task::load(id)?;
-        // Flows go on without us: a migration that only watches never gives up.
-        let watching = task.kind != Type::SchemaSync && task.phase.is_flowing();
-        if give_up && !(watching && error.policy() == Policy::Retry) {
+        // Flows go on without us: a migration that only watches never gives up, and
+        // a cutover that was interrupted has to end on one side or the other.
+        let watching = task.kind != Type::SchemaSync
+            && (task.phase == Phase::Cutover
+                || task.phase.is_flowing() && error.policy() == Policy::Retry);
+        if give_up && !watching {
             let mut error = error.clone();
             if error.hint.is_none() {
-                error.hint =
-                    Some(format!("Mend the cause, then SELECT reshard_resume({id});"));
+                error.hint = Some(format!("Mend the cause, then SELECT reshard_resume({id});"));
             }
             task::fail(id, &error)?;
             write_error(id, Severity::Error, "failed", &error)?;
@@ -131,7 +138,7 @@ async fn retry(id: i64, error: &Error, failures: u32, shared: &Shared) -> bool {
             return false;
         }
     }
-    let pause = Duration::from_millis(250) * 2_u32.pow(failures.min(6));
+    let pause = Duration::from_millis(250) * 2_u32.pow(failures.min(4));
     tokio::select! {
         () = tokio::time::sleep(pause) => {}
         _ = next_intent(id, shared) => {}
@@ -155,6 +162,7 @@ fn write_error(id: i64, severity: Severity, kind: &str, error: &Error) -> Result
 
 /// The error of a task that a user stopped.
 pub fn stopped(id: i64) -> Error {
-    Error::new(Kind::Cancelled, "the task was stopped")
-        .hint(format!("SELECT reshard_resume({id}); goes on, SELECT reshard_cancel({id}); ends it."))
+    Error::new(Kind::Cancelled, "the task was stopped").hint(format!(
+        "SELECT reshard_resume({id}); goes on, SELECT reshard_cancel({id}); ends it."
+    ))
 }

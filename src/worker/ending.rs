@@ -7,7 +7,7 @@ use crate::pg::xact::transaction;
 use crate::replication::{cleanup, settle};
 use crate::schema;
 use crate::state::event;
-use crate::state::task::{self, Phase, Status, Task};
+use crate::state::task::{self, Phase, Status, Task, Type};
 use crate::worker::coordinator::Shared;
 use crate::worker::migration::Migration;
 use crate::worker::{driver, flowing};
@@ -57,6 +57,10 @@ pub async fn cancel(task: Task, shared: &Rc<Shared>) -> Result<()> {
         let migration = Migration::load(task)?;
         clean(&migration, false).await?;
         let (links, shards) = (&migration.links, Side::Destination);
+        if migration.task.kind == Type::CopyData {
+            // The tables are the user's; they were empty.
+            empty_tables(&migration).await?;
+        }
         for shard in &links.cluster(shards).shards {
             schema::drop_created(id, shard).await?;
         }
@@ -69,6 +73,16 @@ pub async fn cancel(task: Task, shared: &Rc<Shared>) -> Result<()> {
         task::finish(id, Status::Cancelled)?;
         event::info(id, "cancelled", "the migration was cancelled; nothing is left of it")
     })
+}
+
+/// Empties the tables of a migration on the shards.
+async fn empty_tables(migration: &Migration) -> Result<()> {
+    let names: Vec<String> = migration.tables()?.iter().map(|t| t.qualified()).collect();
+    for chunk in names.chunks(100) {
+        let sql = format!("TRUNCATE ONLY {} CASCADE", chunk.join(", ONLY "));
+        migration.links.batch(Side::Destination, &sql).await?;
+    }
+    Ok(())
 }
 
 /// Removes flows, triggers and identities. The source goes first where a shard

@@ -15,7 +15,7 @@ use crate::state::event::{self, Severity};
 use crate::state::flow::{self, Flow, Observation};
 use crate::state::options::ReplicaIdentity;
 use crate::state::table::{self, Table};
-use crate::state::task::{self, NewTask, Phase, Status, Type};
+use crate::state::task::{self, NewTask, Phase, Status, Task, Type};
 use crate::state::{traffic as flag, wave};
 use crate::worker::migration::Migration;
 use crate::worker::{copying, traffic};
@@ -233,7 +233,9 @@ pub async fn watch(migration: &Migration) -> Result<()> {
             let waiting: Vec<Flow> = flows
                 .iter()
                 .zip(&seen)
-                .filter(|(f, s)| f.direction == live.opposite() && !s.active && s.confirmed_lsn.is_some())
+                .filter(|(f, s)| {
+                    f.direction == live.opposite() && !s.active && s.confirmed_lsn.is_some()
+                })
                 .map(|(f, _)| f.clone())
                 .collect();
             handoff::advance(&migration.links, &waiting).await?;
@@ -284,7 +286,9 @@ fn auto_failed(id: i64, error: &Error, tries: u32) -> Result<()> {
         task::note_error(id, Some(error))?;
         let message = match tries < AUTO_TRIES {
             true => format!("automatic cutover {tries} was aborted and is tried again"),
-            false => format!("automatic cutover was aborted {tries} times; call reshard_cutover({id})"),
+            false => {
+                format!("automatic cutover was aborted {tries} times; call reshard_cutover({id})")
+            }
         };
         event::write(
             Some(id),
@@ -300,9 +304,9 @@ fn auto_failed(id: i64, error: &Error, tries: u32) -> Result<()> {
 ///
 /// # Errors
 /// SPI's.
-pub fn phase_by_flag(migration: &Migration) -> Result<Phase> {
-    let flag = transaction(|| flag::load(&migration.task.source))?;
-    Ok(match flag.active_cluster == migration.task.destination {
+pub fn phase_by_flag(task: &Task) -> Result<Phase> {
+    let flag = transaction(|| flag::load(&task.source))?;
+    Ok(match flag.active_cluster == task.destination {
         true => Phase::Switched,
         false if flag.epoch == 0 => Phase::Replicating,
         false => Phase::RolledBack,
@@ -317,9 +321,8 @@ fn ensure_child(migration: &Migration, live: Direction) -> Result<()> {
             Direction::Forward => (&task.source, &task.destination),
             Direction::Reverse => (&task.destination, &task.source),
         };
-        let existing = task::children(task.id, Type::Replication)?
-            .into_iter()
-            .find(|c| &c.source == source);
+        let existing =
+            task::children(task.id, Type::Replication)?.into_iter().find(|c| &c.source == source);
         let id = match existing {
             Some(existing) => existing.id,
             None if direction != live => continue,

@@ -25,11 +25,7 @@ impl Migration {
     /// Those of [`cluster::load`].
     pub fn load(task: Task) -> Result<Self> {
         let (source, destination, token) = transaction(|| {
-            Ok((
-                cluster::load(&task.source)?,
-                cluster::load(&task.destination)?,
-                state::token()?,
-            ))
+            Ok((cluster::load(&task.source)?, cluster::load(&task.destination)?, state::token()?))
         })?;
         Ok(Self { task, links: Links::new(source, destination), token })
     }
@@ -62,8 +58,7 @@ impl Migration {
 
     /// The flows of one direction and wave, between all shards.
     pub fn make_flows(&self, direction: Direction, wave: i32) -> Vec<Flow> {
-        let destinations: Vec<ShardNo> =
-            self.links.cluster(Side::Destination).numbers().collect();
+        let destinations: Vec<ShardNo> = self.links.cluster(Side::Destination).numbers().collect();
         self.links
             .cluster(Side::Source)
             .numbers()

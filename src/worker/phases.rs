@@ -48,8 +48,8 @@ pub async fn run(task: Task, shared: &Rc<Shared>) -> Result<()> {
         Phase::Replicating | Phase::Switched | Phase::RolledBack => {
             return flowing::watch(&migration).await;
         }
-        // An interrupted cutover was recovered before: the flag says where we are.
-        Phase::Cutover => flowing::phase_by_flag(&migration)?,
+        // The driver ends a cutover before it looks at phases.
+        Phase::Cutover => flowing::phase_by_flag(&migration.task)?,
         Phase::Complete => return transaction(|| task::finish(id, Status::Succeeded)),
     };
     transaction(|| {

@@ -1,9 +1,9 @@
 //! Switching traffic, as asked for: which way, along which flows, and what the
 //! task looks like before and after.
 use crate::cluster::Direction;
+use crate::cutover::recover as recovery;
 use crate::cutover::sequences::Sequences;
 use crate::cutover::switch::Switch;
-use crate::cutover::recover as recovery;
 use crate::error::{Error, Result};
 use crate::pg::xact::transaction;
 use crate::replication::handoff;
@@ -25,8 +25,8 @@ pub async fn cut_over(task: Task, dry_run: bool) -> Result<()> {
 ///
 /// # Errors
 /// As [`cut_over`].
-pub async fn roll_back(task: Task) -> Result<()> {
-    switch(task, Direction::Reverse, false).await
+pub async fn roll_back(task: Task, dry_run: bool) -> Result<()> {
+    switch(task, Direction::Reverse, dry_run).await
 }
 
 async fn switch(task: Task, direction: Direction, dry_run: bool) -> Result<()> {
@@ -43,8 +43,11 @@ async fn switch(task: Task, direction: Direction, dry_run: bool) -> Result<()> {
         if already {
             return Ok(());
         }
-        return Err(Error::state(format!("task {id} can't be switched in phase {}", before.as_str()))
-            .hint(format!("Wait for it: SELECT reshard_wait({id}, 'replicating');")));
+        return Err(Error::state(format!(
+            "task {id} can't be switched in phase {}",
+            before.as_str()
+        ))
+        .hint(format!("Wait for it: SELECT reshard_wait({id}, 'replicating');")));
     }
     let migration = Migration::load(task)?;
     let child = transaction(|| {
@@ -121,20 +124,32 @@ pub async fn recover(task: &Task) -> Result<bool> {
         dry_run: interrupted.dry_run,
     };
     recovery::run(&switch, &interrupted).await?;
-    let phase = flowing::phase_by_flag(&migration)?;
+    let succeeded =
+        transaction(|| flag::load(&task.source))?.active_cluster == interrupted.to_cluster;
+    settle(task, if succeeded { Status::Succeeded } else { Status::Cancelled })?;
+    Ok(true)
+}
+
+/// Takes back the phase of a cutover that ended before it wrote its first step.
+///
+/// # Errors
+/// SPI's.
+pub fn forget_unbegun(task: Task) -> Result<()> {
+    settle(&task, Status::Cancelled)
+}
+
+/// Ends the children that stand for cutovers, and goes to the phase that the flag
+/// stands for.
+fn settle(task: &Task, children: Status) -> Result<()> {
+    let phase = flowing::phase_by_flag(task)?;
     transaction(|| {
         for child in task::children(task.id, Type::Cutover)? {
             if !child.status.is_final() {
-                let succeeded = flag::load(&task.source)?.active_cluster == interrupted.to_cluster;
-                task::finish(
-                    child.id,
-                    if succeeded { Status::Succeeded } else { Status::Cancelled },
-                )?;
+                task::finish(child.id, children)?;
             }
         }
         task::set_phase(task.id, phase)
-    })?;
-    Ok(true)
+    })
 }
 
 fn begin_child(migration: &Migration, direction: Direction) -> Result<i64> {
@@ -155,4 +170,3 @@ fn begin_child(migration: &Migration, direction: Direction) -> Result<i64> {
     task::set_status(id, Status::Running)?;
     Ok(id)
 }
-

@@ -157,7 +157,7 @@ async fn a_destination_that_is_not_empty_is_named_with_its_table() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_no_published_table_has_or_the_publication_leaves_out_is_named() {
-    with_extension(1, |rig| async move {
+    with_extension(2, |rig| async move {
         let session = rig.source.connect().await?;
         schema::create(&session).await?;
         declare(&rig, KEY).await?;

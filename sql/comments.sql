@@ -1,0 +1,38 @@
+-- What psql's \df+ says about the functions.
+
+COMMENT ON FUNCTION reshard_add_shard(text, integer, text) IS
+    'declares a shard of a cluster, by number and connection string, and connects to it at once';
+COMMENT ON FUNCTION reshard_drop_shard(text, integer) IS
+    'forgets a shard; touches nothing on it';
+COMMENT ON FUNCTION reshard_set_sharding_key(text, text, text, regclass) IS
+    'says by which column tables are spread over a cluster: all tables with that column, or one table alone';
+COMMENT ON FUNCTION reshard_shard_for(text, anyelement) IS
+    'number of the shard that a value of the sharding key belongs to; its type must be that of the column';
+COMMENT ON FUNCTION reshard_preflight(text, text, text) IS
+    'lists all that would stop or spoil a run from one cluster to another; changes nothing';
+COMMENT ON FUNCTION reshard_start(text, text, text, boolean, jsonb) IS
+    'moves the tables of a publication to another cluster: schema, copy, replication, cutover; returns the number of the task';
+COMMENT ON FUNCTION reshard_schema_sync(text, text, text, text, boolean, jsonb) IS
+    'brings one phase of the source''s schema to the shards: pre or post; returns the number of the task';
+COMMENT ON FUNCTION reshard_copy_data(text, text, text, text, jsonb) IS
+    'copies the tables of a publication into a schema that is there, then replicates; returns the number of the task';
+COMMENT ON FUNCTION reshard_replicate(text, text, text, text, jsonb) IS
+    'replicates the tables of a publication without a copy, from now on or from an existing slot; returns the number of the task';
+COMMENT ON FUNCTION reshard_cutover(bigint, boolean) IS
+    'makes the destination of a migration active; without a number, moves traffic along the live flow';
+COMMENT ON FUNCTION reshard_rollback(bigint) IS
+    'makes the source of a migration active again, with all that was written meanwhile';
+COMMENT ON FUNCTION reshard_complete(bigint) IS
+    'ends a migration after the switch: gives up the way back; the old cluster stays fenced';
+COMMENT ON FUNCTION reshard_cancel(bigint) IS
+    'ends a task before the switch and removes what a migration has made on all servers';
+COMMENT ON FUNCTION reshard_stop_task(bigint) IS
+    'stops a task where it is; reshard_resume() goes on';
+COMMENT ON FUNCTION reshard_resume(bigint) IS
+    'goes on with a failed or stopped task from where it was';
+COMMENT ON FUNCTION reshard_wait(bigint, text, interval) IS
+    'blocks until a task reaches a phase, or its end; raises the task''s error if it fails';
+COMMENT ON FUNCTION reshard_unfence(text) IS
+    'opens the old cluster again after reshard_complete(); its rows are as old as the switch';
+COMMENT ON FUNCTION reshard_pooler_ack(text, bigint, text) IS
+    'a pooler says which epoch and state it obeys; the first call registers it';
