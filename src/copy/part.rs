@@ -295,20 +295,6 @@ pub(crate) fn forget_table(task_id: i64, table_id: i32, wave: i32) -> Result<()>
     .map(|_| ())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_delay_doubles_up_to_a_minute() {
-        assert_eq!(delay(1, 500), 500);
-        assert_eq!(delay(2, 500), 1000);
-        assert_eq!(delay(5, 500), 8000);
-        assert_eq!(delay(30, 500), 60_000);
-        assert_eq!(delay(1, 120_000), 120_000);
-    }
-}
-
 /// Puts parts that were given up back to be tried again.
 ///
 /// # Errors
@@ -325,4 +311,18 @@ pub fn reopen_failed(task_id: i64) -> Result<()> {
         &[Arg::I64(task_id)],
     )
     .map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_delay_doubles_up_to_a_minute() {
+        assert_eq!(delay(1, 500), 500);
+        assert_eq!(delay(2, 500), 1000);
+        assert_eq!(delay(5, 500), 8000);
+        assert_eq!(delay(30, 500), 60_000);
+        assert_eq!(delay(1, 120_000), 120_000);
+    }
 }
