@@ -58,7 +58,14 @@ pub fn distinct_databases(facts: &Facts<'_>) -> Vec<Finding> {
 
 /// All databases have the same encoding.
 pub fn encoding(facts: &Facts<'_>) -> Vec<Finding> {
-    let Some((_, source)) = facts.known_of(Side::Source).next() else { return Vec::new() };
+    let Some((node, source)) = facts.known_of(Side::Source).next() else { return Vec::new() };
+    if source.encoding != "UTF8" {
+        let message = format!("encoding {} of the source is not supported", source.encoding);
+        return vec![Finding::error("encoding", Kind::Unsupported, message)
+            .object(node.endpoint.to_string())
+            .detail("The extension reads names and texts of its database as UTF8.")
+            .hint("Move the database to UTF8 first: pg_dump, then CREATE DATABASE ... ENCODING 'UTF8'.")];
+    }
     facts
         .known()
         .filter(|(_, known)| known.encoding != source.encoding)

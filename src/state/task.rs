@@ -332,6 +332,16 @@ pub fn note_error(id: i64, error: Option<&Error>) -> Result<()> {
     .map(|_| ())
 }
 
+/// Leaves the switch to the user from here on.
+pub fn forget_auto_cutover(id: i64) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.task SET options = options - 'auto_cutover', \
+                updated_at = clock_timestamp() WHERE id = $1",
+        &[Arg::I64(id)],
+    )
+    .map(|_| ())
+}
+
 /// Sets or clears the mark of `reshard_stop_task()`.
 pub fn set_stopped(id: i64, stopped: bool) -> Result<()> {
     db::execute(

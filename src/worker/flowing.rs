@@ -284,6 +284,10 @@ fn complain(id: i64, flows: &[Flow], seen: &[Observation], before: bool) -> Resu
 fn auto_failed(id: i64, error: &Error, tries: u32) -> Result<()> {
     transaction(|| {
         task::note_error(id, Some(error))?;
+        if tries >= AUTO_TRIES {
+            // Who waits for the switch has to know that it does not come by itself.
+            task::forget_auto_cutover(id)?;
+        }
         let message = match tries < AUTO_TRIES {
             true => format!("automatic cutover {tries} was aborted and is tried again"),
             false => {
