@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(error.message, "wal_level is low");
         assert_eq!(error.hint.as_deref(), Some("Raise."));
         let detail = error.detail.unwrap();
-        assert!(detail.starts_with("wal_level is low.\nOne more error"));
+        assert!(detail.starts_with("One more error was found:"));
         assert!(detail.contains("slots: Slots are few."));
     }
 }
