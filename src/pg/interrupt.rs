@@ -47,12 +47,18 @@ pub fn reload_configuration_if_asked() {
     }
 }
 
+// `pqsignal` has another name in the server since 18 (src/include/port.h).
+#[cfg(not(feature = "pg18"))]
+use pg_sys::pqsignal as set_handler;
+#[cfg(feature = "pg18")]
+use pg_sys::pqsignal_be as set_handler;
+
 /// Installs the server's standard handlers for a worker: SIGTERM ends it at the
 /// next [`check`], SIGHUP asks for a reload. Then lets signals in.
 pub fn install_worker_handlers() {
     unsafe {
-        pg_sys::pqsignal(pg_sys::SIGTERM as i32, Some(die));
-        pg_sys::pqsignal(pg_sys::SIGHUP as i32, Some(SignalHandlerForConfigReload));
+        set_handler(pg_sys::SIGTERM as i32, Some(die));
+        set_handler(pg_sys::SIGHUP as i32, Some(SignalHandlerForConfigReload));
         pg_sys::BackgroundWorkerUnblockSignals();
     }
 }
