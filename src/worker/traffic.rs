@@ -88,6 +88,8 @@ async fn run(migration: &Migration, direction: Direction, dry_run: bool) -> Resu
         handoff::prepare_reverse(&migration.links, &opposite, &tables, false).await?;
     }
     flowing::set_live(migration, direction.opposite(), false).await?;
+    // A task that was stopped has its flow disabled until it watches again.
+    flowing::set_live(migration, direction, true).await?;
     let switch = Switch {
         links: &migration.links,
         task_id: migration.id(),
