@@ -123,6 +123,7 @@ CREATE TABLE reshard.schema_statement (
     table_schema text,
     table_name text,
     sql text NOT NULL,
+    shown text,
     settings text[] NOT NULL DEFAULT '{}',
     digest text NOT NULL,
     status text NOT NULL DEFAULT 'pending'
@@ -135,6 +136,8 @@ CREATE TABLE reshard.schema_statement (
 );
 COMMENT ON TABLE reshard.schema_statement IS
     'one row per schema statement and destination shard; the view reshard.schema_sync shows it';
+COMMENT ON COLUMN reshard.schema_statement.shown IS
+    'the text for people, without secrets, where sql may hold some';
 COMMENT ON COLUMN reshard.schema_statement.digest IS
     'tells statements of different text or settings apart; the same in every task';
 CREATE INDEX schema_statement_table
@@ -148,6 +151,7 @@ CREATE TABLE reshard.wave (
     source_shard int NOT NULL,
     snapshot text,
     lsn pg_lsn,
+    abandoned boolean NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (task_id, wave, source_shard)
 );
@@ -157,7 +161,7 @@ COMMENT ON TABLE reshard.wave IS
 CREATE TABLE reshard.copy_table (
     task_id bigint NOT NULL REFERENCES reshard.task (id) ON DELETE CASCADE,
     table_id int NOT NULL,
-    wave int NOT NULL DEFAULT 1,
+    wave int,
     source_shard int NOT NULL DEFAULT 0,
     relation oid NOT NULL,
     schema_name name NOT NULL,
@@ -181,6 +185,7 @@ CREATE TABLE reshard.copy_table (
 );
 COMMENT ON TABLE reshard.copy_table IS
     'one row per table of a migration: leaves of partitioned tables, each ordinary table';
+COMMENT ON COLUMN reshard.copy_table.wave IS 'null while the table waits for a wave';
 COMMENT ON COLUMN reshard.copy_table.key_column IS 'sharding key; null for an omni table, which every shard gets whole';
 COMMENT ON COLUMN reshard.copy_table.row_filter IS 'row filter of the user''s publication, as an expression over the table''s columns';
 COMMENT ON COLUMN reshard.copy_table.identity IS 'pg_class.relreplident as it was before the migration';
@@ -252,6 +257,17 @@ CREATE TABLE reshard.marker (
 );
 COMMENT ON TABLE reshard.marker IS
     'rows whose arrival at a subscriber proves that all earlier changes have been applied';
+
+CREATE TABLE reshard.ddl (
+    token text NOT NULL,
+    task_id bigint NOT NULL,
+    id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
+    sql text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (token, task_id, id)
+);
+COMMENT ON TABLE reshard.ddl IS
+    'DDL that flows replay: a row is published to the shards, where its arrival runs the statement';
 
 -- Cutover -------------------------------------------------------------------
 

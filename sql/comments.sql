@@ -8,7 +8,7 @@ COMMENT ON FUNCTION reshard_set_sharding_key(text, text, text, regclass) IS
     'says by which column tables are spread over a cluster: all tables with that column, or one table alone';
 COMMENT ON FUNCTION reshard_shard_for(text, anyelement) IS
     'number of the shard that a value of the sharding key belongs to; its type must be that of the column';
-COMMENT ON FUNCTION reshard_preflight(text, text, text) IS
+COMMENT ON FUNCTION reshard_preflight(text, text, text, jsonb) IS
     'lists all that would stop or spoil a run from one cluster to another; changes nothing';
 COMMENT ON FUNCTION reshard_start(text, text, text, boolean, jsonb) IS
     'moves the tables of a publication to another cluster: schema, copy, replication, cutover; returns the number of the task';
@@ -18,7 +18,7 @@ COMMENT ON FUNCTION reshard_copy_data(text, text, text, text, jsonb) IS
     'copies the tables of a publication into a schema that is there, then replicates; returns the number of the task';
 COMMENT ON FUNCTION reshard_replicate(text, text, text, text, jsonb) IS
     'replicates the tables of a publication without a copy, from now on or from an existing slot; returns the number of the task';
-COMMENT ON FUNCTION reshard_cutover(bigint, boolean) IS
+COMMENT ON FUNCTION reshard_cutover(bigint, boolean, jsonb) IS
     'makes the destination of a migration active; without a number, moves traffic along the live flow';
 COMMENT ON FUNCTION reshard_rollback(bigint) IS
     'makes the source of a migration active again, with all that was written meanwhile';
@@ -36,3 +36,5 @@ COMMENT ON FUNCTION reshard_unfence(text) IS
     'opens the old cluster again after reshard_complete(); its rows are as old as the switch';
 COMMENT ON FUNCTION reshard_pooler_ack(text, bigint, text) IS
     'a pooler says which epoch and state it obeys; the first call registers it';
+COMMENT ON FUNCTION reshard_added_columns(text) IS
+    'names of the columns that an ALTER TABLE adds, null for any other statement; for the DDL guard';

@@ -9,6 +9,17 @@ DECLARE
     latch bigint;
     flag record;
 BEGIN
+    -- The trigger is enabled ALWAYS, so that no session gets by that calls itself
+    -- a replica. Those that bring what the other cluster wrote do, and a DBA who
+    -- mends a conflict.
+    IF pg_catalog.current_setting('application_name') IN ('reshard copy', 'reshard repair')
+       OR (pg_catalog.current_setting('session_replication_role') = 'replica'
+           AND EXISTS (SELECT FROM pg_catalog.pg_stat_get_subscription(NULL) AS w
+                         JOIN pg_catalog.pg_subscription AS s ON s.oid = w.subid
+                        WHERE w.pid = pg_catalog.pg_backend_pid()
+                          AND s.subname ~ '^reshard_')) THEN
+        RETURN NULL;
+    END IF;
     -- The lease: a cutover takes this lock exclusively, so it waits for those
     -- that have written, and holds those that are about to.
     PERFORM pg_catalog.pg_advisory_xact_lock_shared(1919251304, 0);

@@ -53,3 +53,35 @@ CREATE SEQUENCE IF NOT EXISTS reshard.latch MINVALUE 1 MAXVALUE 2 START 2 CYCLE 
 COMMENT ON SEQUENCE reshard.latch IS
     'last_value 1: this database takes writes; 2: it does not. A sequence is read outside of any snapshot and is WAL-logged';
 GRANT SELECT ON SEQUENCE reshard.latch TO PUBLIC;
+
+CREATE TABLE IF NOT EXISTS reshard.ddl (
+    token text NOT NULL,
+    task_id bigint NOT NULL,
+    id bigint NOT NULL,
+    sql text NOT NULL,
+    at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (token, task_id, id)
+);
+COMMENT ON TABLE reshard.ddl IS
+    'DDL of the source that has been replayed here';
+
+CREATE OR REPLACE FUNCTION reshard.replay_ddl() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $replay$
+BEGIN
+    -- A row may come by several flows: the first one counts.
+    PERFORM pg_catalog.pg_advisory_xact_lock(1919251304, 1);
+    IF EXISTS (SELECT FROM reshard.ddl AS d
+                WHERE d.token = NEW.token AND d.task_id = NEW.task_id AND d.id = NEW.id) THEN
+        RETURN NULL;
+    END IF;
+    EXECUTE NEW.sql;
+    RETURN NEW;
+END
+$replay$;
+COMMENT ON FUNCTION reshard.replay_ddl() IS
+    'trigger that runs a statement of the source where it stands in the stream of changes';
+CREATE OR REPLACE TRIGGER replay BEFORE INSERT ON reshard.ddl
+    FOR EACH ROW EXECUTE FUNCTION reshard.replay_ddl();
+ALTER TABLE reshard.ddl ENABLE REPLICA TRIGGER replay;

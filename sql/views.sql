@@ -6,68 +6,95 @@ SELECT t.id, t.parent_id, t.type, t.status, t.phase, t.source, t.destination, t.
   FROM reshard.task AS t;
 COMMENT ON VIEW reshard.tasks IS 'every task, ended ones included [SHOW TASKS]';
 
+-- The rate is that of the last ten seconds: each part counts with the bytes that it
+-- moved in that time, as if it had moved evenly.
 CREATE VIEW reshard.table_copies AS
 WITH part AS (
+    SELECT p.task_id, p.table_id, p.rows, p.bytes, p.blocks_done, p.started_at, p.finished_at,
+           CASE WHEN p.status <> 'done' THEN p.error END AS error,
+           p.bytes_total * least(p.blocks_done::numeric
+               / greatest(1, coalesce(p.block_to, t.blocks) - p.block_from), 1) AS bytes_moved,
+           coalesce(p.finished_at, clock_timestamp()) AS until
+      FROM reshard.copy_part AS p
+      JOIN reshard.copy_table AS t ON t.task_id = p.task_id AND t.table_id = p.table_id
+), summed AS (
     SELECT p.task_id, p.table_id,
            sum(p.rows)::bigint AS rows,
            sum(p.bytes)::bigint AS bytes,
            sum(p.blocks_done)::bigint AS blocks_done,
            min(p.started_at) AS started_at,
            max(p.finished_at) AS finished_at,
-           max(p.error) FILTER (WHERE p.status <> 'done') AS error
-      FROM reshard.copy_part AS p
+           max(p.error) AS error,
+           sum(p.bytes_moved
+               * extract(epoch FROM p.until - greatest(p.started_at, clock_timestamp() - interval '10 s'))
+               / greatest(extract(epoch FROM p.until - p.started_at), 0.001))
+               FILTER (WHERE p.until > clock_timestamp() - interval '10 s'
+                         AND p.until > p.started_at) AS bytes_of_late
+      FROM part AS p
      GROUP BY p.task_id, p.table_id
 ), progress AS (
     SELECT t.task_id, t.table_id, t.schema_name, t.table_name, t.status, t.bytes_total,
-           t.wave, t.key_column,
-           coalesce(p.rows, 0) AS rows,
-           coalesce(p.bytes, 0) AS bytes,
+           t.wave, t.key_column, coalesce(p.rows, 0) AS rows, coalesce(p.bytes, 0) AS bytes,
            CASE WHEN t.status IN ('copied', 'ready') THEN 1.0
                 WHEN t.blocks = 0 THEN 0.0
                 ELSE least(coalesce(p.blocks_done, 0)::numeric / t.blocks, 1.0) END AS share,
            coalesce(t.started_at, p.started_at) AS started_at,
-           t.finished_at,
+           t.finished_at, p.bytes_of_late,
            coalesce(t.error, p.error) AS error
       FROM reshard.copy_table AS t
-      LEFT JOIN part AS p ON p.task_id = t.task_id AND p.table_id = t.table_id
+      LEFT JOIN summed AS p ON p.task_id = t.task_id AND p.table_id = t.table_id
 ), timed AS (
     SELECT p.*,
            greatest(extract(epoch FROM coalesce(p.finished_at, clock_timestamp()) - p.started_at),
                     0.001) AS seconds
       FROM progress AS p
+), rated AS (
+    SELECT t.*,
+           round(CASE WHEN t.finished_at IS NULL
+                      THEN coalesce(t.bytes_of_late, 0) / least(t.seconds, 10)
+                      ELSE t.bytes_total / t.seconds END)::bigint AS bytes_per_sec
+      FROM timed AS t
 )
 SELECT t.task_id, t.schema_name, t.table_name, t.status, t.rows, t.bytes, t.bytes_total,
-       round(100 * t.share, 2) AS percent,
-       round(t.share * t.bytes_total / t.seconds)::bigint AS bytes_per_sec,
-       CASE WHEN t.status = 'running' AND t.share > 0
-            THEN make_interval(secs => round(t.seconds * (1 - t.share) / t.share)::double precision)
+       round(100 * t.share, 2) AS percent, t.bytes_per_sec,
+       CASE WHEN t.status = 'running' AND t.bytes_per_sec > 0
+            THEN make_interval(secs => round((1 - t.share) * t.bytes_total / t.bytes_per_sec)::double precision)
        END AS eta,
        t.started_at, t.finished_at, t.wave, t.key_column, t.error
-  FROM timed AS t;
-COMMENT ON VIEW reshard.table_copies IS 'progress of every table''s copy [SHOW TABLE_COPIES]';
+  FROM rated AS t;
+COMMENT ON VIEW reshard.table_copies IS
+    'progress of every table''s copy; bytes_per_sec is the rate of the last ten seconds, of the whole copy once it has ended [SHOW TABLE_COPIES]';
 
 CREATE VIEW reshard.copy_totals AS
-SELECT c.task_id,
-       count(*) AS tables,
-       count(*) FILTER (WHERE c.status IN ('copied', 'ready')) AS tables_copied,
-       sum(c.rows)::bigint AS rows,
-       sum(c.bytes)::bigint AS bytes,
-       sum(c.bytes_total)::bigint AS bytes_total,
-       round(sum(c.percent * c.bytes_total) / nullif(sum(c.bytes_total), 0), 2) AS percent,
-       round(sum(c.percent / 100 * c.bytes_total)
-             / greatest(extract(epoch FROM CASE WHEN bool_and(c.finished_at IS NOT NULL)
-                                                THEN max(c.finished_at)
-                                                ELSE clock_timestamp() END - min(c.started_at)),
-                        0.001))::bigint AS bytes_per_sec,
-       min(c.started_at) AS started_at,
-       CASE WHEN bool_and(c.finished_at IS NOT NULL) THEN max(c.finished_at) END AS finished_at
-  FROM reshard.table_copies AS c
- GROUP BY c.task_id;
+WITH summed AS (
+    SELECT c.task_id,
+           count(*) AS tables,
+           count(*) FILTER (WHERE c.status IN ('copied', 'ready')) AS tables_copied,
+           sum(c.rows)::bigint AS rows,
+           sum(c.bytes)::bigint AS bytes,
+           sum(c.bytes_total)::bigint AS bytes_total,
+           sum(c.percent / 100 * c.bytes_total) AS bytes_moved,
+           sum(c.bytes_per_sec) FILTER (WHERE c.finished_at IS NULL) AS rate_of_late,
+           min(c.started_at) AS started_at,
+           CASE WHEN bool_and(c.finished_at IS NOT NULL) THEN max(c.finished_at) END AS finished_at
+      FROM reshard.table_copies AS c
+     GROUP BY c.task_id
+)
+SELECT s.task_id, s.tables, s.tables_copied, s.rows, s.bytes, s.bytes_total,
+       round(100 * s.bytes_moved / nullif(s.bytes_total, 0), 2) AS percent,
+       round(CASE WHEN s.finished_at IS NULL THEN coalesce(s.rate_of_late, 0)
+                  ELSE s.bytes_total / greatest(extract(epoch FROM s.finished_at - s.started_at), 0.001)
+             END)::bigint AS bytes_per_sec,
+       s.started_at, s.finished_at,
+       CASE WHEN s.finished_at IS NULL AND s.rate_of_late > 0
+            THEN make_interval(secs => round((s.bytes_total - s.bytes_moved) / s.rate_of_late)::double precision)
+       END AS eta
+  FROM summed AS s;
 COMMENT ON VIEW reshard.copy_totals IS 'one row per task: the sum of its reshard.table_copies';
 
 CREATE VIEW reshard.schema_sync AS
 SELECT s.task_id, s.shard, s.phase, s.kind, s.schema_name, s.object_name, s.status, s.percent,
-       s.started_at, s.finished_at, s.sql, s.error, s.ordinal, s.step
+       s.started_at, s.finished_at, coalesce(s.shown, s.sql) AS sql, s.error, s.ordinal, s.step
   FROM reshard.schema_statement AS s;
 COMMENT ON VIEW reshard.schema_sync IS 'every schema statement on every shard [SHOW SCHEMA_SYNC]';
 

@@ -1,6 +1,17 @@
 //! Settings of the server (`reshard.*`). Choices of one run are options of the
 //! verb that starts it instead.
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+
+/// What a cutover does about transactions that don't end in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+pub enum DrainAction {
+    /// It gives up.
+    #[name = c"abort"]
+    Abort,
+    /// It ends their sessions, and gives up where that does not help.
+    #[name = c"terminate"]
+    Terminate,
+}
 
 /// Copy workers of one task at a time.
 pub static MAX_COPY_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(4);
@@ -14,6 +25,10 @@ pub static COPY_RETRY_DELAY: GucSetting<i32> = GucSetting::<i32>::new(500);
 pub static COPY_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// Memory in kB that one copy worker may use for rows on their way.
 pub static COPY_BUFFER: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
+/// MB of tables that are copied under one snapshot; 0 is no limit.
+pub static WAVE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(0);
+/// Sessions for rows, keys and indexes of one task on one shard.
+pub static MAX_SHARD_SESSIONS: GucSetting<i32> = GucSetting::<i32>::new(10);
 /// Schema statements that run at the same time on one shard.
 pub static MAX_INDEX_BUILDS: GucSetting<i32> = GucSetting::<i32>::new(2);
 /// kB of lag on each flow below which the destination counts as caught up.
@@ -22,12 +37,26 @@ pub static CUTOVER_LAG_THRESHOLD: GucSetting<i32> = GucSetting::<i32>::new(1024)
 pub static CUTOVER_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 /// Milliseconds that the fence waits for open writing transactions.
 pub static DRAIN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+/// What happens to transactions that are still open then.
+pub static DRAIN_ACTION: GucSetting<DrainAction> =
+    GucSetting::<DrainAction>::new(DrainAction::Abort);
+/// Values of a sequence that are left out at a switch.
+pub static SEQUENCE_MARGIN: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+/// MB of WAL that a slot may keep before a warning is written.
+pub static SLOT_WAL_WARNING: GucSetting<i32> = GucSetting::<i32>::new(1_024);
 /// Milliseconds that a cutover waits for registered poolers.
 pub static POOLER_ACK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 /// Milliseconds between the announcement of a pause and the fence.
 pub static PAUSE_GRACE: GucSetting<i32> = GucSetting::<i32>::new(20);
+/// Whether the library was built with failpoints.
+#[cfg(feature = "failpoints")]
+static FAILPOINTS: GucSetting<bool> = GucSetting::<bool>::new(true);
 /// Milliseconds that DDL of ours waits for a lock before it lets others go first.
 pub static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(500);
+
+/// Whether DDL of a session on tables of running migrations is forbidden, or
+/// written down. Our own sessions turn it off.
+static DDL_GUARD: GucSetting<bool> = GucSetting::<bool>::new(true);
 
 /// Registers all settings. Called once, from `_PG_init`.
 pub fn register() {
@@ -74,6 +103,20 @@ pub fn register() {
         GucFlags::UNIT_KB,
     );
     int(
+        c"reshard.wave_size",
+        c"Limits the size of the tables that are copied under one snapshot; 0 is no limit.",
+        &WAVE_SIZE,
+        (0, i32::MAX),
+        GucFlags::UNIT_MB,
+    );
+    int(
+        c"reshard.max_shard_sessions",
+        c"Limits the sessions of one task on one shard that copy rows and build indexes.",
+        &MAX_SHARD_SESSIONS,
+        (2, 1_000),
+        GucFlags::default(),
+    );
+    int(
         c"reshard.max_index_builds",
         c"Sets how many schema statements run at the same time on one shard.",
         &MAX_INDEX_BUILDS,
@@ -101,6 +144,28 @@ pub fn register() {
         (10, 3_600_000),
         GucFlags::UNIT_MS,
     );
+    GucRegistry::define_enum_guc(
+        c"reshard.drain_action",
+        c"Sets what a cutover does about writing transactions that don't end in time.",
+        c"",
+        &DRAIN_ACTION,
+        GucContext::Sighup,
+        GucFlags::default(),
+    );
+    int(
+        c"reshard.sequence_margin",
+        c"Sets how many values of each sequence are left out at a switch.",
+        &SEQUENCE_MARGIN,
+        (0, i32::MAX),
+        GucFlags::default(),
+    );
+    int(
+        c"reshard.slot_wal_warning",
+        c"Sets how much WAL a slot may keep before a warning is written; 0 is no limit.",
+        &SLOT_WAL_WARNING,
+        (0, i32::MAX),
+        GucFlags::UNIT_MB,
+    );
     int(
         c"reshard.pooler_ack_timeout",
         c"Sets how long a cutover waits for registered poolers.",
@@ -115,6 +180,15 @@ pub fn register() {
         (0, 60_000),
         GucFlags::UNIT_MS,
     );
+    #[cfg(feature = "failpoints")]
+    GucRegistry::define_bool_guc(
+        c"reshard.failpoints",
+        c"Shows that the library was built to be made to fail.",
+        c"",
+        &FAILPOINTS,
+        GucContext::Internal,
+        GucFlags::default(),
+    );
     int(
         c"reshard.lock_timeout",
         c"Sets how long DDL of reshard waits for a lock before it lets others go first.",
@@ -122,6 +196,20 @@ pub fn register() {
         (1, 60_000),
         GucFlags::UNIT_MS,
     );
+    GucRegistry::define_bool_guc(
+        c"reshard.ddl_guard",
+        c"Forbids DDL on tables of running migrations, or writes it down.",
+        c"",
+        &DDL_GUARD,
+        GucContext::Suset,
+        GucFlags::default(),
+    );
+}
+
+/// Copy workers of one task at a time: each has a session on every shard, and
+/// one is left for keys and indexes.
+pub fn copy_workers() -> i32 {
+    MAX_COPY_WORKERS.get().min(MAX_SHARD_SESSIONS.get() - 1).max(1)
 }
 
 fn int(

@@ -21,7 +21,8 @@ use pgrx::prelude::*;
 
 extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
 extension_sql_file!("../sql/fence.sql", name = "fence", requires = ["bootstrap"]);
-extension_sql_file!("../sql/views.sql", name = "views", requires = ["fence"]);
+extension_sql_file!("../sql/ddl.sql", name = "ddl", requires = ["fence"]);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["ddl"]);
 extension_sql_file!("../sql/comments.sql", name = "comments", finalize);
 
 /// The library's entry: settings always, workers and shared memory only where
@@ -33,6 +34,7 @@ pub extern "C-unwind" fn _PG_init() {
     if pg::shmem::preloading() {
         pg::shmem::init();
         pg::progress::init();
+        pg::apply_errors::init();
         worker::launcher::register();
     }
 }

@@ -10,6 +10,7 @@ pub mod error;
 pub mod load;
 pub mod migration;
 pub mod oracle;
+pub mod pause;
 pub mod placement;
 pub mod random;
 pub mod scenario;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cluster::Rig;
+use crate::cluster::{Rig, Server};
 use crate::error::{Error, Result};
 use crate::session::{literal, Session};
 use crate::wait::{wait_for, Seen};
@@ -17,9 +17,20 @@ pub const PUBLICATION: &str = "all_tables";
 
 /// CREATE EXTENSION, both clusters, the sharding key, a publication of all tables.
 pub async fn declare(rig: &Rig, sharding_key: &str) -> Result<()> {
+    let shards: Vec<String> = rig.shards.iter().map(Server::conninfo).collect();
+    declare_at(rig, sharding_key, &rig.source.conninfo(), &shards).await
+}
+
+/// The same with connection strings other than the servers' own.
+pub async fn declare_at(
+    rig: &Rig,
+    sharding_key: &str,
+    source: &str,
+    shards: &[String],
+) -> Result<()> {
     let session = rig.source.connect().await?;
     session.execute("CREATE EXTENSION IF NOT EXISTS reshard").await?;
-    declare_shards(rig, &session).await?;
+    declare_all(&session, source, shards).await?;
     session
         .execute(&format!(
             "SELECT reshard_set_sharding_key('{DESTINATION}', {})",
@@ -31,17 +42,19 @@ pub async fn declare(rig: &Rig, sharding_key: &str) -> Result<()> {
 
 /// Declares the source as cluster `prod` and all shards as cluster `prod_sharded`.
 pub async fn declare_shards(rig: &Rig, session: &Session) -> Result<()> {
+    let shards: Vec<String> = rig.shards.iter().map(Server::conninfo).collect();
+    declare_all(session, &rig.source.conninfo(), &shards).await
+}
+
+async fn declare_all(session: &Session, source: &str, shards: &[String]) -> Result<()> {
     session
-        .execute(&format!(
-            "SELECT reshard_add_shard('{SOURCE}', 0, {})",
-            literal(&rig.source.conninfo())
-        ))
+        .execute(&format!("SELECT reshard_add_shard('{SOURCE}', 0, {})", literal(source)))
         .await?;
-    for (number, shard) in rig.shards.iter().enumerate() {
+    for (number, shard) in shards.iter().enumerate() {
         session
             .execute(&format!(
                 "SELECT reshard_add_shard('{DESTINATION}', {number}, {})",
-                literal(&shard.conninfo())
+                literal(shard)
             ))
             .await?;
     }
@@ -124,6 +137,8 @@ impl Migration {
                 return Ok(Seen::Done(state));
             }
             match state.status.as_str() {
+                // A failed task can be cancelled; until then it stays failed.
+                "failed" if phases.contains(&"cancelled") => Ok(Seen::NotYet(format!("{state:?}"))),
                 "failed" | "cancelled" => Err(Error::Unexpected(format!(
                     "task {} is {} in phase {}: {}",
                     self.id,

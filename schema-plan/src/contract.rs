@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// Version of the JSON, in its field `version`.
-pub const CONTRACT_VERSION: u32 = 1;
+pub const CONTRACT_VERSION: u32 = 2;
 
 /// A dump, sorted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,6 +38,8 @@ pub struct Statement {
     pub step: Step,
     /// What the statement does.
     pub kind: Kind,
+    /// Kind of the object that it does it to: of a comment on a table, the table.
+    pub object_kind: Kind,
     /// Schema of the object it makes or alters; none for objects outside of
     /// schemas.
     pub schema_name: Option<String>,
@@ -49,7 +51,7 @@ pub struct Statement {
     pub table_schema: Option<String>,
     /// The relation that it belongs to (indexes, constraints, triggers,
     /// defaults, comments on columns...); for relations with rows of their
-    /// own, and views, the relation itself.
+    /// own, and views, the relation itself. The domain, of a domain's constraint.
     pub table_name: Option<String>,
     /// Plain key columns in order, for primary keys, unique and exclusion
     /// constraints and indexes; the referencing columns of foreign keys.
@@ -69,8 +71,12 @@ pub struct Statement {
     /// then what `session` says of the same setting).
     /// Most statements have none.
     pub settings: Vec<String>,
-    /// Text of the dump, without the semicolon at the end.
+    /// Text of the dump, without the semicolon at the end. A foreign key that is
+    /// validated by a statement of its own has `NOT VALID` after it.
     pub sql: String,
+    /// The text for people, where `sql` may hold secrets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shown: Option<String>,
 }
 
 /// Something of the dump that the plan hasn't.
@@ -110,16 +116,25 @@ pub enum Step {
     Indexes,
     /// What depends on keys and indexes, one after the other.
     Attach,
-    /// Foreign keys; in any order.
+    /// Foreign keys, not validated yet; in any order.
     ForeignKeys,
+    /// Validation of foreign keys; in any order.
+    Validate,
     /// Everything else, one after the other.
     Rest,
 }
 
 impl Step {
     /// All steps, in the order of execution.
-    pub const ALL: [Step; 6] =
-        [Step::Pre, Step::Keys, Step::Indexes, Step::Attach, Step::ForeignKeys, Step::Rest];
+    pub const ALL: [Step; 7] = [
+        Step::Pre,
+        Step::Keys,
+        Step::Indexes,
+        Step::Attach,
+        Step::ForeignKeys,
+        Step::Validate,
+        Step::Rest,
+    ];
 
     /// The phase that the step is a part of.
     pub fn phase(self) -> Phase {
@@ -137,13 +152,14 @@ impl Step {
             Step::Indexes => "indexes",
             Step::Attach => "attach",
             Step::ForeignKeys => "foreign_keys",
+            Step::Validate => "validate",
             Step::Rest => "rest",
         }
     }
 
     /// True if the statements of the step don't depend on each other.
     pub fn is_parallel(self) -> bool {
-        matches!(self, Step::Keys | Step::Indexes | Step::ForeignKeys)
+        matches!(self, Step::Keys | Step::Indexes | Step::ForeignKeys | Step::Validate)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The errors of the planner. Each names the line and quotes the statement.
 
+use crate::lexer::{next_token, Token};
+use crate::Kind;
 use thiserror::Error;
 
 /// Longest quote of a statement in an error, in bytes.
@@ -89,9 +91,57 @@ pub(crate) fn without_secrets(sql: &str) -> String {
     }
 }
 
+/// The text for people of a statement that may hold secrets; none of another
+/// kind. Of user mappings no option's value is shown, of foreign servers none
+/// whose name hints at a secret.
+pub(crate) fn shown(kind: Kind, sql: &str) -> Option<String> {
+    let secret: fn(&str) -> bool = match kind {
+        Kind::UserMapping => |_| true,
+        Kind::ForeignServer => |name| {
+            let name = name.to_ascii_lowercase();
+            ["pass", "secret", "token", "key", "cred"].iter().any(|word| name.contains(word))
+        },
+        _ => return None,
+    };
+    let bytes = sql.as_bytes();
+    let (mut out, mut name, mut in_options, mut at) = (String::new(), "", false, 0);
+    while at < bytes.len() {
+        let Ok((token, end)) = next_token(bytes, at, false) else { break };
+        let text = &sql[at..end];
+        let is_name = token == Token::Word || text.starts_with('"');
+        if is_name {
+            in_options |= text.eq_ignore_ascii_case("options");
+            name = text;
+        }
+        match token {
+            Token::Quoted if in_options && !is_name && secret(name) => out.push_str("'***'"),
+            _ => out.push_str(text),
+        }
+        at = end;
+    }
+    Some(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_of_options_that_may_be_secret_are_not_shown() {
+        let mapping =
+            "CREATE USER MAPPING FOR \"it's\" SERVER s OPTIONS (\n    password 'a''b',\n    \"user\" E'u\\'x'\n)";
+        assert_eq!(
+            shown(Kind::UserMapping, mapping).as_deref(),
+            Some("CREATE USER MAPPING FOR \"it's\" SERVER s OPTIONS (\n    password '***',\n    \"user\" '***'\n)")
+        );
+        let server =
+            "CREATE SERVER s TYPE 't' FOREIGN DATA WRAPPER w OPTIONS (host 'h', \"apiKey\" 'k')";
+        assert_eq!(
+            shown(Kind::ForeignServer, server).as_deref(),
+            Some("CREATE SERVER s TYPE 't' FOREIGN DATA WRAPPER w OPTIONS (host 'h', \"apiKey\" '***')")
+        );
+        assert_eq!(shown(Kind::Table, "CREATE TABLE t ()"), None);
+    }
 
     #[test]
     fn quotes_are_short_and_hold_no_password() {

@@ -159,6 +159,8 @@ kinds! {
     Unique => "unique",
     /// `CREATE USER MAPPING`
     UserMapping => "user_mapping",
+    /// `VALIDATE CONSTRAINT` of a foreign key, made by the planner
+    Validation => "validation",
     /// `CREATE VIEW`
     View => "view",
 }

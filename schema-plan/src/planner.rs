@@ -1,7 +1,7 @@
 //! From the text of a dump to a plan: one pass, one parse per statement.
 
-use crate::classify::{classify, Name, Refused, Subject};
-use crate::error::{quote, without_secrets, PlanError};
+use crate::classify::{classify, Name, Place, Refused, Subject};
+use crate::error::{quote, shown, without_secrets, PlanError};
 use crate::leave_out::{Options, Rules};
 use crate::order::{is_movable, Order};
 use crate::session::{Session, Taken};
@@ -120,7 +120,13 @@ impl Planner {
             self.unfilled.extend(subject.name.clone());
         }
         let settings = self.session.settings_for(subject.kind);
-        self.push(subject, step, settings, sql.to_owned());
+        match validation_of(&subject, step) {
+            Some((validation, text)) => {
+                self.push(subject, step, settings, format!("{sql} NOT VALID"));
+                self.push(validation, Step::Validate, Vec::new(), text);
+            }
+            None => self.push(subject, step, settings, sql.to_owned()),
+        }
         Ok(())
     }
 
@@ -145,6 +151,7 @@ impl Planner {
             phase: step.phase(),
             step,
             kind: subject.kind,
+            object_kind: subject.object,
             schema_name,
             object_name,
             table_schema,
@@ -154,6 +161,7 @@ impl Planner {
             referenced_table,
             referenced_columns: referenced_columns.unwrap_or_default(),
             settings,
+            shown: shown(subject.kind, &sql),
             sql,
         };
         self.statements.push((statement, movable));
@@ -179,6 +187,20 @@ impl Planner {
             left_out: self.left_out,
         }
     }
+}
+
+/// What validates a foreign key afterwards: its table can be read and written
+/// meanwhile, and that of others validated at the same time.
+fn validation_of(subject: &Subject, step: Step) -> Option<(Subject, String)> {
+    if !subject.validated_apart || step != Step::ForeignKeys {
+        return None;
+    }
+    let (table, name) = (subject.table.as_ref()?, subject.name.as_ref()?);
+    let constraint = quoted(&Name::bare(&name.name));
+    let text = format!("ALTER TABLE ONLY {} VALIDATE CONSTRAINT {constraint}", quoted(table));
+    let place = Place::MovedTo(Step::Validate);
+    let of = Subject { kind: Kind::Validation, validated_apart: false, place, ..subject.clone() };
+    Some((of, text))
 }
 
 /// A statement's parse tree.

@@ -35,7 +35,7 @@ fn json_is_the_default() {
     let output = run(&[], DUMP.as_bytes());
     assert!(output.status.success());
     let plan: Plan = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(plan.version, 1);
+    assert_eq!(plan.version, 2);
     assert_eq!(plan.server_version.as_deref(), Some("17.2"));
     assert_eq!(plan.statements.len(), 2);
     assert_eq!(output.stdout, run(&["--format", "json"], DUMP.as_bytes()).stdout);
@@ -51,6 +51,7 @@ fn json_has_the_words_of_the_contract() {
         "phase": "post",
         "step": "keys",
         "kind": "primary_key",
+        "object_kind": "primary_key",
         "schema_name": "public",
         "object_name": "t_pkey",
         "table_schema": "public",

@@ -1,5 +1,6 @@
 //! Verbs for a task that exists. Each only writes an intent.
 use pgrx::prelude::*;
+use pgrx::JsonB;
 
 use crate::api::admin;
 use crate::error::{Error, Result};
@@ -17,11 +18,38 @@ use crate::state::traffic;
 /// 42704 for an unknown task, 55000 where it can't be switched now.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn reshard_cutover(task_id: default!(Option<i64>, "NULL"), dry_run: default!(bool, false)) -> i64 {
-    or_raise(cutover(task_id, dry_run))
+fn reshard_cutover(
+    task_id: default!(Option<i64>, "NULL"),
+    dry_run: default!(bool, false),
+    options: default!(JsonB, "'{}'"),
+) -> i64 {
+    or_raise(args(dry_run, options.0).and_then(|args| cutover(task_id, &args)))
 }
 
-fn cutover(id: Option<i64>, dry_run: bool) -> Result<i64> {
+/// What a dry run is to leave out: `{"fence": false}` holds no writers.
+fn args(dry_run: bool, options: serde_json::Value) -> Result<Args> {
+    let serde_json::Value::Object(map) = &options else {
+        return Err(Error::argument("options must be a JSON object"));
+    };
+    let mut args = Args { dry_run, no_fence: false };
+    for (key, value) in map {
+        if key != "fence" {
+            return Err(Error::argument(format!("unknown option \"{key}\""))
+                .hint("The option of a cutover is fence."));
+        }
+        let serde_json::Value::Bool(fence) = value else {
+            return Err(Error::argument("option \"fence\" must be true or false"));
+        };
+        args.no_fence = !fence;
+    }
+    match args.no_fence && !dry_run {
+        true => Err(Error::argument("a cutover needs the fence")
+            .hint("Option \"fence\" is for a dry run: SELECT reshard_cutover(task_id, dry_run => true, options => '{\"fence\": false}');")),
+        false => Ok(args),
+    }
+}
+
+fn cutover(id: Option<i64>, args: &Args) -> Result<i64> {
     admin::require_workers()?;
     let (root, forward) = match id {
         Some(id) => {
@@ -48,7 +76,7 @@ fn cutover(id: Option<i64>, dry_run: bool) -> Result<i64> {
         }
     };
     let verb = if forward { Verb::Cutover } else { Verb::Rollback };
-    ask_switch(&root, verb, dry_run)
+    ask_switch(&root, verb, args)
 }
 
 /// Makes the source active again, without loss; it can be cut over again.
@@ -63,7 +91,7 @@ fn reshard_rollback(task_id: default!(Option<i64>, "NULL")) -> i64 {
             Some(id) => task::load_root(id)?,
             None => only_migration()?,
         };
-        ask_switch(&root, Verb::Rollback, false)
+        ask_switch(&root, Verb::Rollback, &Args::default())
     }))
 }
 
@@ -80,7 +108,7 @@ fn only_migration() -> Result<Task> {
     }
 }
 
-fn ask_switch(root: &Task, verb: Verb, dry_run: bool) -> Result<i64> {
+fn ask_switch(root: &Task, verb: Verb, args: &Args) -> Result<i64> {
     let id = root.id;
     require_migration(root)?;
     let target = match verb {
@@ -105,7 +133,7 @@ fn ask_switch(root: &Task, verb: Verb, dry_run: bool) -> Result<i64> {
         ))
         .hint(format!("Wait for it: SELECT reshard_wait({id}, 'replicating');")));
     }
-    ask(id, verb, &Args { dry_run })?;
+    ask(id, verb, args)?;
     Ok(id)
 }
 

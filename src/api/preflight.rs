@@ -1,6 +1,7 @@
 //! What would stop or spoil a run, found before anything is touched.
 use pgrx::iter::TableIterator;
 use pgrx::prelude::*;
+use pgrx::JsonB;
 
 use crate::api::admin;
 use crate::error::Result;
@@ -20,6 +21,7 @@ fn reshard_preflight(
     source: &str,
     destination: &str,
     publication: &str,
+    options: default!(JsonB, "'{}'"),
 ) -> TableIterator<
     'static,
     (
@@ -31,15 +33,18 @@ fn reshard_preflight(
     ),
 > {
     let findings = or_raise(admin::require().and_then(|()| {
+        let options = Options::from_user(options.0)?;
         let (source, destination) = (cluster::load(source)?, cluster::load(destination)?);
-        preflight::check(Verb::Start, &source, &destination, publication, &Options::default())
+        let report = preflight::check(Verb::Start, &source, &destination, publication, &options)?;
+        Ok(report.findings)
     }));
     TableIterator::new(findings.into_iter().map(|f| {
         (f.check_name.to_owned(), f.object, f.severity.as_str().to_owned(), f.detail, f.hint)
     }))
 }
 
-/// Refuses a run that preflight finds an error in.
+/// Refuses a run that preflight finds an error in. Returns the run's options with
+/// what preflight has to say about them.
 ///
 /// # Errors
 /// That of the first finding, with the others in its detail.
@@ -48,15 +53,15 @@ pub(super) fn refuse(
     source: &str,
     destination: &str,
     publication: &str,
-    options: &Options,
-) -> Result<()> {
+    options: Options,
+) -> Result<Options> {
     let (source, destination) = (cluster::load(source)?, cluster::load(destination)?);
-    let findings = preflight::check(verb, &source, &destination, publication, options)?;
-    for finding in findings.iter().filter(|f| f.severity == preflight::Severity::Warning) {
+    let report = preflight::check(verb, &source, &destination, publication, &options)?;
+    for finding in report.findings.iter().filter(|f| f.severity == preflight::Severity::Warning) {
         warning!("{}", finding.detail);
     }
-    match preflight::first_error(&findings) {
+    match preflight::first_error(&report.findings) {
         Some(error) => Err(error),
-        None => Ok(()),
+        None => Ok(Options { unfit_foreign_keys: report.unfit_foreign_keys, ..options }),
     }
 }

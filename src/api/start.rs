@@ -128,7 +128,7 @@ fn start(
         Type::Replicate => Verb::Replicate,
         _ => Verb::CopyData,
     };
-    preflight::refuse(verb, source, destination, publication, &options)?;
+    let options = preflight::refuse(verb, source, destination, publication, options)?;
     let id = task::insert(&NewTask {
         kind,
         parent_id: None,

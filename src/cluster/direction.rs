@@ -50,13 +50,3 @@ pub enum Side {
     /// The destination cluster.
     Destination,
 }
-
-impl Side {
-    /// The other one.
-    pub fn other(self) -> Self {
-        match self {
-            Self::Source => Self::Destination,
-            Self::Destination => Self::Source,
-        }
-    }
-}

@@ -3,13 +3,13 @@
 //! What the coordinator calls, in this order:
 //! - [`plan`]`(task_id, publication, rules)`, in a transaction: one row of
 //!   `reshard.copy_table` for each table. Repeating it adds new tables only.
-//! - a row of `reshard.wave` with the exported snapshot, then
-//!   [`plan_parts`]`(task_id, wave)`, in a transaction: the parts of the wave's
-//!   tables that are `pending`.
+//! - [`next_wave`]`(tables)` says which tables go next; then a row of `reshard.wave`
+//!   with the exported snapshot, and [`plan_parts`]`(task_id, wave)`, in a
+//!   transaction: the parts of the wave's tables that are `pending`.
 //! - [`run`]`(task_id, wave).await`, between transactions, on the coordinator's
 //!   runtime: copies, and says with [`Finished`] whether tables are left over.
 //!   Tables become `copied` one by one. Drop the future to stop.
-//! - for tables that are left over, [`reset_table`]`(task_id, table_id, wave,
+//! - for tables that are left over, [`reset_table`]`(task_id, table_id,
 //!   shards).await`, then the next wave as above.
 //!
 //! Progress: `reshard.copy_part.rows`, `.bytes`, `.blocks_done` (never goes
@@ -28,7 +28,7 @@ mod reset;
 mod work;
 
 pub use part::reopen_failed;
-pub use plan::{plan, plan_parts};
+pub use plan::{next_wave, plan, plan_parts, waves};
 pub use pool::{run, Finished};
 pub use reset::reset_table;
 pub use work::work;

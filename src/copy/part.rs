@@ -279,18 +279,18 @@ pub(crate) fn free_own(task_id: i64, pid: i32) -> Result<()> {
     })
 }
 
-/// Forgets what was copied of a table; `wave` copies it next.
-pub(crate) fn forget_table(task_id: i64, table_id: i32, wave: i32) -> Result<()> {
+/// Forgets what was copied of a table: it waits for another wave.
+pub(crate) fn forget_table(task_id: i64, table_id: i32) -> Result<()> {
     take_turn(task_id)?;
     db::execute(
         "DELETE FROM reshard.copy_part WHERE task_id = $1 AND table_id = $2",
         &[Arg::I64(task_id), Arg::I32(table_id)],
     )?;
     db::execute(
-        "UPDATE reshard.copy_table SET status = 'pending', wave = $3, error = NULL, \
+        "UPDATE reshard.copy_table SET status = 'pending', wave = NULL, error = NULL, \
                 started_at = NULL, finished_at = NULL \
           WHERE task_id = $1 AND table_id = $2",
-        &[Arg::I64(task_id), Arg::I32(table_id), Arg::I32(wave)],
+        &[Arg::I64(task_id), Arg::I32(table_id)],
     )
     .map(|_| ())
 }

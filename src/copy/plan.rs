@@ -5,6 +5,7 @@ use crate::cluster::ShardingRule;
 use crate::error::{Error, Result};
 use crate::gucs;
 use crate::pg::db::{self, Arg};
+use crate::state::table::Table;
 
 /// A part is not made smaller than this, in bytes.
 const SMALLEST_PART: i64 = 8 * 1024 * 1024;
@@ -50,6 +51,43 @@ pub fn plan(task_id: i64, publication: &str, rules: &[ShardingRule]) -> Result<(
         )
     })?;
     check(task_id)
+}
+
+/// Of the tables that wait, those that go into the next wave: the largest first,
+/// as many as `reshard.wave_size` allows, at least one.
+pub fn next_wave(waiting: impl Iterator<Item = Table>) -> Vec<Table> {
+    let mut tables: Vec<Table> = waiting.collect();
+    tables.sort_by_key(|t| (-t.bytes_total, t.table_id));
+    let sizes: Vec<i64> = tables.iter().map(|t| t.bytes_total).collect();
+    tables.truncate(in_next_wave(&sizes, wave_size()));
+    tables
+}
+
+/// How many waves tables of these sizes, in bytes, are copied in.
+pub fn waves(mut sizes: Vec<i64>) -> i64 {
+    sizes.sort_unstable_by_key(|size| -size);
+    let limit = wave_size();
+    let (mut rest, mut waves) = (sizes.as_slice(), 0);
+    while !rest.is_empty() {
+        rest = &rest[in_next_wave(rest, limit)..];
+        waves += 1;
+    }
+    waves.max(1)
+}
+
+/// Bytes of tables that one snapshot is held for; `None` is no limit.
+fn wave_size() -> Option<i64> {
+    Some(i64::from(gucs::WAVE_SIZE.get()) * 1024 * 1024).filter(|size| *size > 0)
+}
+
+fn in_next_wave(sizes: &[i64], limit: Option<i64>) -> usize {
+    let Some(limit) = limit else { return sizes.len() };
+    let mut total = 0;
+    let fit = sizes.iter().take_while(|size| {
+        total += **size;
+        total <= limit
+    });
+    fit.count().max(1).min(sizes.len())
 }
 
 fn with_catalog_search_path<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
@@ -111,7 +149,7 @@ pub fn plan_parts(task_id: i64, wave: i32) -> Result<()> {
     let size = part_size(
         total,
         i64::from(gucs::COPY_PART_SIZE.get()) * 1024 * 1024,
-        i64::from(gucs::MAX_COPY_WORKERS.get()),
+        i64::from(gucs::copy_workers()),
     );
     db::execute(
         include_str!("plan_parts.sql"),
@@ -140,6 +178,15 @@ mod tests {
     #[test]
     fn large_copies_have_parts_of_the_set_size() {
         assert_eq!(part_size(1_000_000 * MB, 64 * MB, 4), 64 * MB);
+    }
+
+    #[test]
+    fn a_wave_takes_the_largest_tables_that_fit() {
+        assert_eq!(in_next_wave(&[5, 4, 3], None), 3);
+        assert_eq!(in_next_wave(&[5, 4, 3], Some(9)), 2);
+        assert_eq!(in_next_wave(&[5, 4, 3], Some(1)), 1);
+        assert_eq!(in_next_wave(&[0, 0], Some(1)), 2);
+        assert_eq!(in_next_wave(&[], Some(1)), 0);
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub async fn run(task_id: i64, wave: i32) -> Result<Finished> {
         workers: Vec::new(),
         refused: false,
         barren: 0,
-        done: -1,
+        open: -1,
         retry_start: None,
     };
     let finished = pool.run().await;
@@ -71,7 +71,8 @@ struct Pool {
     refused: bool,
     /// Workers that ended, one after the other, without any part done.
     barren: i32,
-    done: i64,
+    /// Parts that were not done when it was last looked.
+    open: i64,
     retry_start: Option<Instant>,
 }
 
@@ -80,7 +81,6 @@ struct Survey {
     snapshot: bool,
     pending: i64,
     running: i64,
-    done: i64,
     pids: Vec<i32>,
     failed: Option<FailedPart>,
 }
@@ -201,8 +201,9 @@ impl Pool {
 
     /// Notices workers that end again and again before they have done anything.
     fn note_progress(&mut self, survey: &Survey, stopped: bool) -> Result<()> {
-        if survey.done != self.done {
-            self.done = survey.done;
+        let open = survey.pending + survey.running;
+        if open != self.open {
+            self.open = open;
             self.barren = 0;
             return Ok(());
         }
@@ -227,7 +228,7 @@ impl Pool {
             return Ok(());
         }
         self.retry_start = None;
-        let most = usize::try_from(gucs::MAX_COPY_WORKERS.get()).unwrap_or(1);
+        let most = usize::try_from(gucs::copy_workers()).unwrap_or(1);
         let idle = self.workers.iter().filter(|w| w.status() == WorkerStatus::Starting).count();
         let wanted = usize::try_from(pending).unwrap_or(0).saturating_sub(idle);
         for _ in 0..wanted.min(most.saturating_sub(self.workers.len())) {
@@ -328,7 +329,6 @@ fn survey(task_id: i64, wave: i32) -> Result<Survey> {
                                     AND w.wave = $2 AND w.snapshot IS NOT NULL), \
              'pending', count(*) FILTER (WHERE p.status = 'pending'), \
              'running', count(*) FILTER (WHERE p.status = 'running'), \
-             'done', count(*) FILTER (WHERE p.status = 'done'), \
              'pids', coalesce(pg_catalog.jsonb_agg(DISTINCT p.worker_pid) \
                                   FILTER (WHERE p.status = 'running'), '[]'), \
              'failed', (SELECT pg_catalog.jsonb_build_object( \
@@ -341,7 +341,7 @@ fn survey(task_id: i64, wave: i32) -> Result<Survey> {
                          ORDER BY f.finished_at LIMIT 1)) \
            FROM reshard.copy_part AS p \
            JOIN reshard.copy_table AS t USING (task_id, table_id) \
-          WHERE p.task_id = $1 AND t.wave = $2",
+          WHERE p.task_id = $1 AND t.wave = $2 AND p.status <> 'done'",
         &[Arg::I64(task_id), Arg::I32(wave)],
     )?
     .ok_or_else(|| Error::internal("the survey of the copy returned no row"))

@@ -9,7 +9,7 @@ use crate::remote::{quote, Connection};
 use crate::state;
 
 /// Empties a table on all shards and forgets its parts, there and here; its
-/// status is `pending` afterwards. `wave` is the wave that copies it next.
+/// status is `pending` afterwards, and it waits for another wave.
 ///
 /// The shards come first: after a crash in between the table is emptied again.
 /// A transaction of an ended worker that is still about to commit is waited for,
@@ -17,22 +17,21 @@ use crate::state;
 ///
 /// # Errors
 /// The shard's, with the shard named.
-pub async fn reset_table(
-    task_id: i64,
-    table_id: i32,
-    wave: i32,
-    shards: &[Connection],
-) -> Result<()> {
-    let (name, token) = xact::transaction(|| {
-        let row: Option<(String, String)> = db::row(
-            "SELECT pg_catalog.jsonb_build_array(t.schema_name, t.table_name) \
+pub async fn reset_table(task_id: i64, table_id: i32, shards: &[Connection]) -> Result<()> {
+    let (name, status, token) = xact::transaction(|| {
+        let row: Option<(String, String, String)> = db::row(
+            "SELECT pg_catalog.jsonb_build_array(t.schema_name, t.table_name, t.status) \
                FROM reshard.copy_table AS t WHERE t.task_id = $1 AND t.table_id = $2",
             &[Arg::I64(task_id), Arg::I32(table_id)],
         )?;
-        let (schema, table) =
+        let (schema, table, status) =
             row.ok_or_else(|| Error::missing(format!("task {task_id} has no table {table_id}")))?;
-        Ok((quote::qualified(&schema, &table), state::token()?))
+        Ok((quote::qualified(&schema, &table), status, state::token()?))
     })?;
+    if status == "pending" {
+        // No worker has begun with it: there is nothing on the shards.
+        return xact::transaction(|| part::forget_table(task_id, table_id));
+    }
     let sql = format!(
         "BEGIN; TRUNCATE ONLY {name}; DELETE FROM reshard.copied_part \
           WHERE token = {} AND task_id = {task_id} AND table_id = {table_id}; COMMIT",
@@ -48,5 +47,5 @@ pub async fn reset_table(
     }))
     .await
     .context(format!("could not empty table {name} for another copy"))?;
-    xact::transaction(|| part::forget_table(task_id, table_id, wave))
+    xact::transaction(|| part::forget_table(task_id, table_id))
 }

@@ -3,7 +3,7 @@ use crate::copy::copier::{Copier, Outcome};
 use crate::copy::part::{self, Claim, Part};
 use crate::error::{Policy, Result};
 use crate::pg::db::{self, Arg};
-use crate::pg::{dynamic_worker, interrupt, xact};
+use crate::pg::{dynamic_worker, interrupt, memory, xact};
 use crate::{gucs, state};
 
 /// Copies parts of the wave until none is left or the snapshot is gone.
@@ -12,6 +12,7 @@ use crate::{gucs, state};
 /// Those of the state tables. Errors of a part are kept with the part.
 pub fn work(task_id: i64, wave: i32) -> Result<()> {
     let pid = dynamic_worker::process_id();
+    memory::keep_freed_blocks();
     set_up_session()?;
     part::free_own(task_id, pid)?;
     let Some(mut copier) = xact::transaction(|| prepare(task_id, wave))? else { return Ok(()) };
@@ -39,6 +40,7 @@ fn set_up_session() -> Result<()> {
         db::run("SET extra_float_digits = 3")?;
         db::run("SET TimeZone = 'UTC'")?;
         db::run("SET bytea_output = 'hex'")?;
+        db::run("SET jit = off")?;
         db::run("SET statement_timeout = 0")?;
         db::run("SET lock_timeout = 0")?;
         db::run("SET idle_in_transaction_session_timeout = 0")

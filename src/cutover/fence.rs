@@ -2,22 +2,29 @@
 //! as its session lives, and the latch, a sequence that holds for good.
 //!
 //! The trigger's side of both is `reshard.fence()` in sql/fence.sql.
+use std::future::Future;
 use std::time::Duration;
 
 use futures::future::try_join_all;
 
 use crate::cluster::Side;
+use crate::cutover::{failpoint, Step};
 use crate::error::{Error, Kind, Result};
+use crate::gucs::DrainAction;
 use crate::remote::quote::literal;
-use crate::remote::{connect, Connection, Links, Purpose};
+use crate::remote::{blockers, connect, Connection, Links, Purpose};
 
 /// The advisory lock's key, the same as in `reshard.fence()`.
-const KEY: &str = "1919251304, 0";
+const KEY: (i64, i64) = (1_919_251_304, 0);
 
 /// `last_value` of `reshard.latch` on a cluster that takes writes.
 const OPEN: i32 = 1;
 /// `last_value` of `reshard.latch` on one that doesn't.
 const SHUT: i32 = 2;
+
+/// How long a shard may take to open or shut its latch before the others are told
+/// that it does not answer.
+const ANSWER: Duration = Duration::from_secs(12);
 
 /// Sessions that can hold the lease: opened before, since opening takes time.
 pub struct Lease {
@@ -31,30 +38,41 @@ impl Lease {
     /// A server can't be reached.
     pub async fn open(links: &Links, side: Side) -> Result<Self> {
         let shards = &links.cluster(side).shards;
-        let sessions = try_join_all(shards.iter().map(|s| connect(s, Purpose::Fence))).await?;
+        let sessions = try_join_all(shards.iter().map(|shard| async move {
+            let session = connect(shard, Purpose::Fence).await?;
+            // A server that waits for the lock has to notice that nobody waits with it.
+            session
+                .batch(
+                    "SET client_connection_check_interval = 200; SET tcp_keepalives_idle = 5; \
+                     SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3",
+                )
+                .await?;
+            Ok::<_, Error>(session)
+        }))
+        .await?;
         Ok(Self { sessions })
     }
 
     /// Waits until all transactions that have written have ended, and holds those
-    /// that are about to write, on all shards at the same time.
+    /// that are about to write, on all shards at the same time, for at most `hold`:
+    /// then the server itself ends a session that says nothing. Returns whom it
+    /// had to end.
     ///
     /// # Errors
     /// 55P03 after `timeout`, with the transactions in the way.
-    pub async fn take(&self, timeout: Duration) -> Result<()> {
-        let milliseconds = timeout.as_millis();
-        try_join_all(self.sessions.iter().map(|session| async move {
-            let sql = format!(
-                "SET lock_timeout = {milliseconds}; SELECT pg_advisory_lock({KEY}); \
-                 SET lock_timeout = 0"
-            );
-            match session.batch(&sql).await {
-                Ok(()) => Ok(()),
-                Err(error) if error.sqlstate() == "55P03" => Err(blocked(session, timeout).await?),
-                Err(error) => Err(error),
-            }
-        }))
-        .await?;
-        Ok(())
+    pub async fn take(
+        &self,
+        timeout: Duration,
+        action: DrainAction,
+        hold: Duration,
+    ) -> Result<Vec<String>> {
+        let ended =
+            try_join_all(self.sessions.iter().enumerate().map(|(nr, session)| async move {
+                failpoint::reach_partly(Step::Lease, nr).await?;
+                take_on(session, timeout, action, hold).await
+            }))
+            .await?;
+        Ok(ended.into_iter().flatten().collect())
     }
 
     /// Shuts the latch, in the very session that holds the lease: that it succeeds
@@ -63,22 +81,74 @@ impl Lease {
     /// # Errors
     /// The servers'; 55000 where the lease was lost.
     pub async fn shut(&self) -> Result<()> {
-        try_join_all(self.sessions.iter().map(|session| async move {
-            let held: bool = session
-                .value(
-                    "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' \
-                        AND pid = pg_backend_pid() AND mode = 'ExclusiveLock' AND granted)",
-                    &[],
-                )
+        try_join_all(self.sessions.iter().enumerate().map(|(nr, session)| async move {
+            failpoint::reach_partly(Step::Latch, nr).await?;
+            let shut = session
+                .text_row(&format!(
+                    "{} WHERE EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' \
+                        AND pid = pg_backend_pid() AND classid = {} AND objid = {} \
+                        AND mode = 'ExclusiveLock' AND granted)",
+                    latch(SHUT),
+                    KEY.0,
+                    KEY.1
+                ))
                 .await?;
-            if !held {
-                return Err(Error::state(format!("the lease on {} was lost", session.label())));
+            match shut {
+                Some(_) => Ok(()),
+                None => Err(Error::state(format!("the lease on {} was lost", session.label()))),
             }
-            session.batch(&latch(SHUT)).await
         }))
         .await?;
         Ok(())
     }
+}
+
+async fn take_on(
+    session: &Connection,
+    timeout: Duration,
+    action: DrainAction,
+    hold: Duration,
+) -> Result<Vec<String>> {
+    let sql = format!(
+        "SET lock_timeout = {}; SELECT pg_advisory_lock({}, {}); SET lock_timeout = 0; \
+         SET idle_session_timeout = {}",
+        timeout.as_millis().max(1),
+        KEY.0,
+        KEY.1,
+        hold.as_millis()
+    );
+    match session.batch(&sql).await {
+        Ok(()) => return Ok(Vec::new()),
+        Err(error) if error.sqlstate() != "55P03" => return Err(error),
+        Err(_) => {}
+    }
+    let mut ended = Vec::new();
+    if action == DrainAction::Terminate {
+        ended = blockers::end_advisory(session, KEY, timeout).await?;
+        match session.batch(&sql).await {
+            Ok(()) => return Ok(ended),
+            Err(error) if error.sqlstate() != "55P03" => return Err(error),
+            Err(_) => {}
+        }
+    }
+    Err(blocked(session, timeout, &ended).await?)
+}
+
+/// The error that names who kept the lease from being granted.
+async fn blocked(session: &Connection, timeout: Duration, ended: &[String]) -> Result<Error> {
+    let who = blockers::of_advisory(session, KEY).await?;
+    let who = if who.is_empty() { "none any more".to_owned() } else { who.join("; ") };
+    let mut detail =
+        format!("They have written and were still open after {} ms: {who}.", timeout.as_millis());
+    if !ended.is_empty() {
+        detail.push_str(&format!(" These were ended: {}.", ended.join("; ")));
+    }
+    Ok(Error::new(
+        Kind::LockNotAvailable,
+        format!("open transactions on {} did not end in time", session.label()),
+    )
+    .detail(detail)
+    .hint("End them, raise reshard.drain_timeout, or set reshard.drain_action to terminate; then call reshard_cutover() again."))
 }
 
 fn latch(value: i32) -> String {
@@ -87,32 +157,50 @@ fn latch(value: i32) -> String {
 }
 
 /// Opens a cluster's latch, once no session of a lease is left there: one that
-/// is about to shut the latch must not be overtaken.
+/// is about to shut the latch must not be overtaken. A shard that does not answer
+/// does not keep the others shut.
 ///
 /// # Errors
 /// The servers'; 55P03 where such a session does not end.
 pub async fn open_latch(links: &Links, side: Side) -> Result<()> {
-    let sessions = links.sessions(side).await?;
-    try_join_all(sessions.iter().map(|(_, session)| async move {
-        let ended: bool = session
-            .value(
-                "SELECT coalesce(bool_and(pg_terminate_backend(pid, 10000)), true) \
-                   FROM pg_stat_activity WHERE application_name = $1 \
-                    AND datname = current_database() AND pid <> pg_backend_pid()",
-                &[&Purpose::Fence.application_name()],
-            )
-            .await?;
-        if !ended {
-            return Err(Error::new(
-                Kind::LockNotAvailable,
-                format!("a session of the fence on {} does not end", session.label()),
-            )
-            .hint("See pg_stat_activity there for application_name \"reshard fence\"."));
+    links
+        .each(side, |session| async move {
+            answers(&session, async {
+                end_leases(&session).await?;
+                session.batch(&latch(OPEN)).await
+            })
+            .await
+        })
+        .await
+}
+
+async fn end_leases(session: &Connection) -> Result<()> {
+    let ended: bool = session
+        .value(
+            "SELECT coalesce(bool_and(pg_terminate_backend(pid, 10000)), true) \
+               FROM pg_stat_activity WHERE application_name = $1 \
+                AND datname = current_database() AND pid <> pg_backend_pid()",
+            &[&Purpose::Fence.application_name()],
+        )
+        .await?;
+    match ended {
+        true => Ok(()),
+        false => Err(Error::new(
+            Kind::LockNotAvailable,
+            format!("a session of the fence on {} does not end", session.label()),
+        )
+        .hint("See pg_stat_activity there for application_name \"reshard fence\".")),
+    }
+}
+
+async fn answers(session: &Connection, work: impl Future<Output = Result<()>>) -> Result<()> {
+    match tokio::time::timeout(ANSWER, work).await {
+        Ok(outcome) => outcome,
+        Err(_) => {
+            Err(Error::new(Kind::ConnectionLost, format!("{} does not answer", session.label()))
+                .detail(format!("A statement on it took longer than {} s.", ANSWER.as_secs())))
         }
-        session.batch(&latch(OPEN)).await
-    }))
-    .await?;
-    Ok(())
+    }
 }
 
 /// Shuts a cluster's latch without a lease: for a cluster that has no writers.
@@ -121,6 +209,20 @@ pub async fn open_latch(links: &Links, side: Side) -> Result<()> {
 /// The servers'.
 pub async fn shut_latch(links: &Links, side: Side) -> Result<()> {
     links.batch(side, &latch(SHUT)).await
+}
+
+/// Shuts a cluster's latch once more after the commit point. It was shut on disk
+/// before that, so servers that can't be reached are left alone.
+///
+/// # Errors
+/// The servers', but not that one can't be reached.
+pub async fn shut_latch_again(links: &Links, side: Side) -> Result<()> {
+    let shut = links
+        .each(side, |session| async move { answers(&session, session.batch(&latch(SHUT))).await });
+    match shut.await {
+        Err(error) if matches!(error.kind, Kind::Unreachable | Kind::ConnectionLost) => Ok(()),
+        outcome => outcome,
+    }
 }
 
 /// Opens a cluster's latch and writes the flag on its shards, in one go.
@@ -134,7 +236,17 @@ pub async fn open_with_flag(
     active: &str,
     epoch: i64,
 ) -> Result<()> {
-    links.batch(side, &format!("{}; {}", flag(name, active, epoch), latch(OPEN))).await
+    let sql = format!("{}; {}", flag(name, active, epoch), latch(OPEN));
+    let sessions = links.sessions(side).await?;
+    try_join_all(sessions.iter().enumerate().map(|(nr, (_, session))| {
+        let sql = &sql;
+        async move {
+            failpoint::reach_partly(Step::Open, nr).await?;
+            session.batch(sql).await
+        }
+    }))
+    .await?;
+    Ok(())
 }
 
 /// Writes the flag on all shards of a side; a newer epoch is not overwritten.
@@ -157,35 +269,8 @@ fn flag(name: &str, active: &str, epoch: i64) -> String {
          VALUES ({}, {}, 'open', {epoch}) ON CONFLICT (name) DO UPDATE \
             SET active_cluster = excluded.active_cluster, state = 'open', \
                 epoch = excluded.epoch, changed_at = clock_timestamp() \
-          WHERE t.epoch <= excluded.epoch",
+          WHERE t.epoch < excluded.epoch OR t.epoch = excluded.epoch AND t.state <> 'open'",
         literal(name),
         literal(active),
     )
-}
-
-/// The error that names who kept the lease from being granted.
-async fn blocked(session: &Connection, timeout: Duration) -> Result<Error> {
-    let who: Option<String> = session
-        .value(
-            "SELECT string_agg(coalesce(format('pid %s (user \"%s\", application \"%s\", %s for %s, \
-                        last query: %s)', a.pid, a.usename, a.application_name, a.state, \
-                        date_trunc('second', now() - a.xact_start), left(a.query, 100)), \
-                        'a prepared transaction, see pg_prepared_xacts'), '; ') \
-               FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid \
-              WHERE l.locktype = 'advisory' AND l.classid = 1919251304 AND l.objid = 0 \
-                AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid() \
-                AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())",
-            &[],
-        )
-        .await?;
-    Ok(Error::new(
-        Kind::LockNotAvailable,
-        format!("open transactions on {} did not end in time", session.label()),
-    )
-    .detail(format!(
-        "They have written and were still open after {} ms: {}.",
-        timeout.as_millis(),
-        who.unwrap_or_else(|| "none any more".to_owned())
-    ))
-    .hint("End them, or raise reshard.drain_timeout, and call reshard_cutover() again."))
 }

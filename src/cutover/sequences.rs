@@ -1,12 +1,21 @@
-//! Sequences at the switch: on M shards, shard d hands out every M-th value from
-//! the next one on, so that no two shards, and no shard and the old cluster, hand
-//! out the same. Sequences owned by omni tables are the same on every shard.
+//! Sequences at the switch. By default shard d of M hands out every M-th value, so
+//! that no two shards, and no shard and the old cluster, hand out the same.
+//! Sequences owned by omni tables are the same on every shard.
+//!
+//! The fence does not hold back a bare `nextval()`: a margin is left out for those
+//! that are called on the old cluster between here and the switch.
+use std::rc::Rc;
+
 use futures::future::try_join_all;
 
 use crate::cluster::{ShardNo, Side};
+use crate::cutover::lanes::{self, Limits, Position};
+use crate::cutover::{failpoint, Step};
 use crate::error::{Error, Result};
+use crate::gucs;
 use crate::remote::quote::literal;
 use crate::remote::{Connection, Links};
+use crate::state::options::SequencePolicy;
 use crate::state::table::Table;
 
 /// A sequence as it is on the source.
@@ -14,10 +23,7 @@ use crate::state::table::Table;
 struct Sequence {
     /// Quoted, schema-qualified name.
     name: String,
-    increment: i64,
-    minimum: i64,
-    maximum: i64,
-    cycle: bool,
+    limits: Limits,
     /// Owned by a table that every shard has whole.
     omni: bool,
 }
@@ -25,146 +31,141 @@ struct Sequence {
 /// Sequences of a migration and the text that reads them all in one round trip.
 pub struct Sequences {
     all: Vec<Sequence>,
+    policy: SequencePolicy,
     read: String,
-}
-
-/// What a sequence stands at.
-#[derive(Debug, Clone, Copy)]
-struct Position {
-    last: i64,
-    called: bool,
-}
-
-impl Sequence {
-    /// The next value from a position, if every `step`-th is handed out.
-    fn after(&self, position: Position, step: i64) -> i64 {
-        match position.called {
-            true => position.last.saturating_add(step),
-            false => position.last,
-        }
-    }
-
-    /// `setval` to hand out `next` as the next value, within the limits.
-    fn set(&self, next: i64) -> String {
-        let name = literal(&self.name);
-        let beyond = next > self.maximum || next < self.minimum;
-        if !beyond {
-            return format!("SELECT pg_catalog.setval({name}, {next}, false)");
-        }
-        let (first, last) = match self.increment > 0 {
-            true => (self.minimum, self.maximum),
-            false => (self.maximum, self.minimum),
-        };
-        match self.cycle {
-            true => format!("SELECT pg_catalog.setval({name}, {first}, false)"),
-            // The next call fails with the server's own error, as it should.
-            false => format!("SELECT pg_catalog.setval({name}, {last}, true)"),
-        }
-    }
 }
 
 impl Sequences {
     /// None at all: for a recovery, which never sets them.
     pub fn none() -> Self {
-        Self { all: Vec::new(), read: String::new() }
+        Self { all: Vec::new(), policy: SequencePolicy::Untouched, read: String::new() }
     }
 
-    /// Sequences of the source that all servers of `target` have too.
+    /// Sequences of the source that all shards have too.
     ///
     /// # Errors
     /// The server's.
-    pub async fn load(links: &Links, tables: &[Table]) -> Result<Self> {
-        let session = links.session(Side::Source, ShardNo(0)).await?;
-        let omni: Vec<String> =
-            tables.iter().filter(|t| t.key_column.is_none()).map(Table::qualified).collect();
-        let sharded: Vec<String> =
-            tables.iter().filter(|t| t.key_column.is_some()).map(Table::qualified).collect();
-        let rows = session
-            .query(
-                "SELECT format('%I.%I', n.nspname, c.relname), s.seqincrement, s.seqmin, s.seqmax, \
-                        s.seqcycle, \
-                        EXISTS (SELECT 1 FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass \
-                            AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass \
-                            AND d.deptype IN ('a', 'i') AND (d.refobjid IN ( \
-                                SELECT to_regclass(t) FROM unnest($1::text[]) AS t \
-                                UNION SELECT pg_partition_root(to_regclass(t)) FROM unnest($1::text[]) AS t)) \
-                            AND d.refobjid NOT IN ( \
-                                SELECT to_regclass(t) FROM unnest($2::text[]) AS t \
-                                UNION SELECT coalesce(pg_partition_root(to_regclass(t)), to_regclass(t)) \
-                                        FROM unnest($2::text[]) AS t)) \
-                   FROM pg_sequence AS s JOIN pg_class AS c ON c.oid = s.seqrelid \
-                   JOIN pg_namespace AS n ON n.oid = c.relnamespace \
-                  WHERE n.nspname <> 'reshard' AND c.relpersistence <> 't' \
-                    AND NOT EXISTS (SELECT 1 FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass \
-                        AND d.objid = c.oid AND d.deptype = 'e') ORDER BY 1",
-                &[&omni, &sharded],
-            )
-            .await?;
-        let get = |e: tokio_postgres::Error| session.error(&e);
-        let mut all = Vec::with_capacity(rows.len());
-        for row in &rows {
-            all.push(Sequence {
-                name: row.try_get(0).map_err(get)?,
-                increment: row.try_get(1).map_err(get)?,
-                minimum: row.try_get(2).map_err(get)?,
-                maximum: row.try_get(3).map_err(get)?,
-                cycle: row.try_get(4).map_err(get)?,
-                omni: row.try_get(5).map_err(get)?,
-            });
+    pub async fn load(links: &Links, tables: &[Table], policy: SequencePolicy) -> Result<Self> {
+        if policy == SequencePolicy::Untouched {
+            return Ok(Self::none());
         }
-        let all = present_on_destination(links, all).await?;
+        let session = links.session(Side::Source, ShardNo(0)).await?;
+        let all = present_on_destination(links, list(&session, tables).await?).await?;
         let read = all
             .iter()
             .enumerate()
-            .map(|(nr, s)| format!("SELECT {nr}::int, last_value, is_called FROM {}", s.name))
+            .map(|(nr, s)| format!("SELECT {nr}, last_value, is_called FROM {}", s.name))
             .collect::<Vec<_>>()
             .join(" UNION ALL ");
-        Ok(Self { all, read })
+        Ok(Self { all, policy, read })
     }
 
-    /// Gives the destination's sequences their increments, before the fence.
+    fn is_divided(&self, sequence: &Sequence) -> bool {
+        !sequence.omni && self.policy != SequencePolicy::Untouched
+    }
+
+    /// Gives the shards' sequences their increments or ranges, before the fence.
     ///
     /// # Errors
-    /// The servers'.
+    /// The servers'; 55000 where a sequence has too few values left to be divided.
     pub async fn prepare_destination(&self, links: &Links) -> Result<()> {
-        let shards = i64::from(links.cluster(Side::Destination).size());
-        let mut statements = Vec::new();
-        for sequence in self.all.iter().filter(|s| !s.omni) {
-            let increment = sequence.increment.checked_mul(shards).ok_or_else(|| {
-                Error::state(format!("increment of sequence {} is too large", sequence.name))
-            })?;
-            statements.push(format!("ALTER SEQUENCE {} INCREMENT BY {increment}", sequence.name));
+        if self.all.is_empty() {
+            return Ok(());
         }
-        // One transaction of many statements would hold many locks.
-        for chunk in statements.chunks(500) {
-            links.batch(Side::Destination, &chunk.join("; ")).await?;
-        }
+        let shards = links.cluster(Side::Destination).size();
+        let next = match self.policy {
+            SequencePolicy::Blocks => self.next(&links.sessions(Side::Source).await?).await?,
+            _ => Vec::new(),
+        };
+        let sessions = links.sessions(Side::Destination).await?;
+        try_join_all(sessions.iter().map(|(shard, session)| {
+            let next = &next;
+            async move {
+                let mut statements = Vec::new();
+                for (nr, sequence) in self.all.iter().enumerate() {
+                    if !self.is_divided(sequence) {
+                        continue;
+                    }
+                    let limits = &sequence.limits;
+                    let divided = match next.get(nr) {
+                        Some(next) => lanes::block(limits, *next, shards, shard.0),
+                        None => lanes::lane(limits, shards, shard.0),
+                    };
+                    let divided = divided.ok_or_else(|| {
+                        Error::state(format!(
+                            "sequence {} can't be divided among {shards} shards",
+                            sequence.name
+                        ))
+                        .detail("It has too few values left.")
+                        .hint("Raise its MAXVALUE, or start with options => '{\"sequences\": \"untouched\"}'.")
+                    })?;
+                    statements.push(format!("ALTER SEQUENCE {} {divided}", sequence.name));
+                }
+                // One transaction of many statements would hold many locks.
+                for chunk in statements.chunks(500) {
+                    session.batch(&chunk.join("; ")).await?;
+                }
+                Ok::<(), Error>(())
+            }
+        }))
+        .await?;
         Ok(())
     }
 
     /// Sets the shards' sequences to go on where the source's stopped.
     ///
     /// # Errors
-    /// The servers'.
+    /// The servers'; 55000 where the source handed out more than was left for it.
     pub async fn forward(&self, links: &Links) -> Result<()> {
         if self.all.is_empty() {
             return Ok(());
         }
-        let nodes = links.sessions(Side::Source).await?;
-        let next = self.next(&nodes, 1).await?;
+        let next = self.next(&links.sessions(Side::Source).await?).await?;
         let shards = links.sessions(Side::Destination).await?;
-        try_join_all(shards.iter().map(|(shard, session)| {
-            let statements = self.all.iter().zip(&next).map(|(sequence, next)| {
-                let offset = match sequence.omni {
-                    true => 0,
-                    false => sequence.increment.saturating_mul(i64::from(shard.0)),
-                };
-                sequence.set(next.saturating_add(offset))
-            });
-            let sql = statements.collect::<Vec<_>>().join("; ");
-            async move { session.batch(&sql).await }
+        try_join_all(shards.iter().enumerate().map(|(nr, (shard, session))| {
+            let next = &next;
+            async move {
+                failpoint::reach_partly(Step::Sequences, nr).await?;
+                let mut statements = Vec::with_capacity(self.all.len());
+                for (sequence, next) in self.all.iter().zip(next) {
+                    let lane = match (self.is_divided(sequence), self.policy) {
+                        // Its range was set apart before the fence.
+                        (true, SequencePolicy::Blocks) => continue,
+                        (true, _) => shard.0,
+                        (false, _) => 0,
+                    };
+                    statements.push(set(sequence, *next, lane));
+                }
+                set_all(session, &statements).await
+            }
         }))
         .await?;
+        match self.policy {
+            SequencePolicy::Blocks => self.still_before_blocks(&shards, &next).await,
+            _ => Ok(()),
+        }
+    }
+
+    /// A range begins behind one as large that is left to the source.
+    async fn still_before_blocks(
+        &self,
+        shards: &[(ShardNo, Rc<Connection>)],
+        next: &[i128],
+    ) -> Result<()> {
+        let Some((_, first)) = shards.first() else { return Ok(()) };
+        let starts = self.positions(first).await?;
+        for ((sequence, next), start) in self.all.iter().zip(next).zip(starts) {
+            let begins = sequence.limits.after(start);
+            let must_be_before = self.is_divided(sequence) && !sequence.limits.cycle;
+            if must_be_before && !sequence.limits.is_before(*next, begins) {
+                return Err(Error::state(format!(
+                    "sequence {} ran into the values of the shards",
+                    sequence.name
+                ))
+                .detail("It handed out more values than were left for it since the cutover began.")
+                .hint("Call reshard_cutover() again."));
+            }
+        }
         Ok(())
     }
 
@@ -176,31 +177,27 @@ impl Sequences {
         if self.all.is_empty() {
             return Ok(());
         }
-        let shards = links.sessions(Side::Destination).await?;
-        let next = self.next(&shards, 1).await?;
-        let sql: Vec<String> = self.all.iter().zip(&next).map(|(s, next)| s.set(*next)).collect();
-        links.batch(Side::Source, &sql.join("; ")).await
+        let mut servers = links.sessions(Side::Destination).await?;
+        let source = links.sessions(Side::Source).await?;
+        servers.extend(source.iter().cloned());
+        let next = self.next(&servers).await?;
+        let statements: Vec<String> =
+            self.all.iter().zip(&next).map(|(s, next)| set(s, *next, 0)).collect();
+        try_join_all(source.iter().map(|(_, session)| set_all(session, &statements))).await?;
+        Ok(())
     }
 
-    /// For each sequence the first value that none of these servers has handed out.
-    async fn next(
-        &self,
-        servers: &[(ShardNo, std::rc::Rc<Connection>)],
-        steps: i64,
-    ) -> Result<Vec<i64>> {
+    /// For each sequence the first value that none of these servers has handed
+    /// out, or is likely to until the switch.
+    async fn next(&self, servers: &[(ShardNo, Rc<Connection>)]) -> Result<Vec<i128>> {
         let read = try_join_all(servers.iter().map(|(_, s)| self.positions(s))).await?;
+        let margin = gucs::SEQUENCE_MARGIN.get().unsigned_abs();
         self.all
             .iter()
             .enumerate()
             .map(|(nr, sequence)| {
-                let step = sequence.increment.saturating_mul(steps);
-                let candidates =
-                    read.iter().filter_map(|p| p.get(nr)).map(|p| sequence.after(*p, step));
-                match sequence.increment > 0 {
-                    true => candidates.max(),
-                    false => candidates.min(),
-                }
-                .ok_or_else(|| {
+                let positions = read.iter().filter_map(|p| p.get(nr)).copied();
+                sequence.limits.next(positions, margin).ok_or_else(|| {
                     Error::internal(format!("sequence {} was read nowhere", sequence.name))
                 })
             })
@@ -209,18 +206,80 @@ impl Sequences {
 
     async fn positions(&self, session: &Connection) -> Result<Vec<Position>> {
         let mut out = vec![Position { last: 0, called: false }; self.all.len()];
-        for row in session.query(&self.read, &[]).await? {
-            let get = |e: tokio_postgres::Error| session.error(&e);
-            let nr: i32 = row.try_get(0).map_err(get)?;
-            if let Some(place) = out.get_mut(nr as usize) {
-                *place = Position {
-                    last: row.try_get(1).map_err(get)?,
-                    called: row.try_get(2).map_err(get)?,
-                };
+        for row in session.text_rows(&self.read).await? {
+            let [Some(nr), Some(last), Some(called)] = row.as_slice() else {
+                return Err(Error::internal("a sequence has no value"));
+            };
+            let place = nr.parse().ok().and_then(|nr: usize| out.get_mut(nr));
+            match (place, last.parse()) {
+                (Some(place), Ok(last)) => *place = Position { last, called: called == "t" },
+                _ => return Err(Error::internal(format!("a sequence stands at \"{last}\""))),
             }
         }
         Ok(out)
     }
+}
+
+/// Does not wait for the disk: the handoff does, which comes after it (forward), or
+/// the commit point (back), on the same server.
+async fn set_all(session: &Connection, statements: &[String]) -> Result<()> {
+    match statements.is_empty() {
+        true => Ok(()),
+        false => {
+            let sql = statements.join("; ");
+            session.batch(&format!("SET LOCAL synchronous_commit = off; {sql}")).await
+        }
+    }
+}
+
+/// `setval` to hand out `next` as the next value of a lane, within the limits.
+fn set(sequence: &Sequence, next: i128, lane: u32) -> String {
+    let (value, called) = sequence.limits.setting(next, lane);
+    format!("SELECT pg_catalog.setval({}, {value}, {called})", literal(&sequence.name))
+}
+
+/// All sequences of the source that the user made.
+async fn list(session: &Connection, tables: &[Table]) -> Result<Vec<Sequence>> {
+    let omni: Vec<String> =
+        tables.iter().filter(|t| t.key_column.is_none()).map(Table::qualified).collect();
+    let sharded: Vec<String> =
+        tables.iter().filter(|t| t.key_column.is_some()).map(Table::qualified).collect();
+    let rows = session
+        .query(
+            "SELECT format('%I.%I', n.nspname, c.relname), s.seqincrement, s.seqmin, s.seqmax, \
+                    s.seqcycle, \
+                    EXISTS (SELECT 1 FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass \
+                        AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass \
+                        AND d.deptype IN ('a', 'i') AND (d.refobjid IN ( \
+                            SELECT to_regclass(t) FROM unnest($1::text[]) AS t \
+                            UNION SELECT pg_partition_root(to_regclass(t)) FROM unnest($1::text[]) AS t)) \
+                        AND d.refobjid NOT IN ( \
+                            SELECT to_regclass(t) FROM unnest($2::text[]) AS t \
+                            UNION SELECT coalesce(pg_partition_root(to_regclass(t)), to_regclass(t)) \
+                                    FROM unnest($2::text[]) AS t)) \
+               FROM pg_sequence AS s JOIN pg_class AS c ON c.oid = s.seqrelid \
+               JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+              WHERE n.nspname <> 'reshard' AND c.relpersistence <> 't' \
+                AND NOT EXISTS (SELECT 1 FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass \
+                    AND d.objid = c.oid AND d.deptype = 'e') ORDER BY 1",
+            &[&omni, &sharded],
+        )
+        .await?;
+    let get = |e: tokio_postgres::Error| session.error(&e);
+    rows.iter()
+        .map(|row| {
+            Ok(Sequence {
+                name: row.try_get(0).map_err(get)?,
+                limits: Limits {
+                    increment: row.try_get(1).map_err(get)?,
+                    minimum: row.try_get(2).map_err(get)?,
+                    maximum: row.try_get(3).map_err(get)?,
+                    cycle: row.try_get(4).map_err(get)?,
+                },
+                omni: row.try_get(5).map_err(get)?,
+            })
+        })
+        .collect()
 }
 
 async fn present_on_destination(links: &Links, all: Vec<Sequence>) -> Result<Vec<Sequence>> {
@@ -240,40 +299,4 @@ async fn present_on_destination(links: &Links, all: Vec<Sequence>) -> Result<Vec
     }))
     .await?;
     Ok(all.into_iter().filter(|s| !missing.iter().any(|m| m.contains(&s.name))).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sequence(increment: i64, cycle: bool) -> Sequence {
-        Sequence {
-            name: "\"public\".\"s\"".into(),
-            increment,
-            minimum: 1,
-            maximum: 100,
-            cycle,
-            omni: false,
-        }
-    }
-
-    #[test]
-    fn an_unused_sequence_starts_with_its_first_value() {
-        let s = sequence(1, false);
-        assert_eq!(s.after(Position { last: 1, called: false }, 1), 1);
-        assert_eq!(s.after(Position { last: 7, called: true }, 1), 8);
-        assert_eq!(sequence(-2, false).after(Position { last: 7, called: true }, -2), 5);
-    }
-
-    #[test]
-    fn an_exhausted_sequence_fails_at_the_next_call() {
-        assert!(sequence(1, false).set(101).ends_with("100, true)"));
-        assert!(sequence(-1, false).set(0).ends_with("1, true)"));
-    }
-
-    #[test]
-    fn an_exhausted_cycle_starts_again() {
-        assert!(sequence(1, true).set(101).ends_with("1, false)"));
-        assert!(sequence(-1, true).set(0).ends_with("100, false)"));
-    }
 }

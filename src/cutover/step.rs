@@ -10,10 +10,10 @@ pub enum Step {
     Pause,
     /// Writers of the old cluster are drained and held.
     Lease,
-    /// Everything written before has been applied on the new cluster.
-    Barrier,
     /// The new cluster's sequences go on where the old one's stopped.
     Sequences,
+    /// Everything written before has been applied on the new cluster.
+    Barrier,
     /// The opposite flow is set to begin here.
     Handoff,
     /// The old cluster's latch is shut.

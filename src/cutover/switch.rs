@@ -1,16 +1,19 @@
 //! The procedure of a cutover and of a rollback.
+use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Direction, Side};
+use crate::cutover::failpoint::{self, Moment};
 use crate::cutover::fence::{self, Lease};
 use crate::cutover::sequences::Sequences;
-use crate::cutover::Step;
+use crate::cutover::{check, Step};
 use crate::error::{Context, Error, Kind, Result};
 use crate::gucs;
 use crate::pg::xact::{transaction, transaction_async};
 use crate::remote::Links;
 use crate::replication::{handoff, marker, subscription};
 use crate::state::flow::Flow;
+use crate::state::table::Table;
 use crate::state::{cutover, event, flow, task, traffic};
 
 /// How long the marker of the last check may take; longer than that and the flow
@@ -33,8 +36,30 @@ pub struct Switch<'a> {
     pub opposite: &'a [Flow],
     /// Sequences of the migration.
     pub sequences: &'a Sequences,
-    /// Do everything up to the commit point, then let go.
-    pub dry_run: bool,
+    /// Tables of the migration.
+    pub tables: &'a [Table],
+    /// What is left out.
+    pub extent: Extent,
+    /// The step that is at work.
+    pub at: Cell<Step>,
+}
+
+/// How far a switch goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Extent {
+    /// To its end.
+    Whole,
+    /// Up to the commit point; then it lets go.
+    DryRun,
+    /// All checks, but writers are not held.
+    Checks,
+}
+
+impl Extent {
+    /// Whether nothing is to be switched.
+    pub fn is_dry(self) -> bool {
+        self != Self::Whole
+    }
 }
 
 impl Switch<'_> {
@@ -46,8 +71,20 @@ impl Switch<'_> {
         self.direction.subscriber()
     }
 
-    fn step(&self, id: i64, step: Step) -> Result<()> {
-        transaction_async(|| cutover::step(id, step.as_str()))
+    /// A step begins: it is written down first.
+    async fn begin(&self, id: i64, step: Step) -> Result<()> {
+        self.at.set(step);
+        transaction_async(|| cutover::step(id, step.as_str()))?;
+        failpoint::reach(step, Moment::Written).await
+    }
+
+    /// All of a step is done.
+    async fn done(&self) -> Result<()> {
+        failpoint::reach(self.at.get(), Moment::Done).await
+    }
+
+    async fn partly(&self) -> Result<()> {
+        failpoint::reach(self.at.get(), Moment::Partial).await
     }
 
     /// Runs the switch; returns how long no cluster took writes.
@@ -58,24 +95,35 @@ impl Switch<'_> {
     pub async fn run(&self) -> Result<Duration> {
         let from = self.links.cluster(self.from()).name.clone();
         let to = self.links.cluster(self.to()).name.clone();
-        let id =
-            transaction(|| cutover::begin(self.task_id, self.direction, &from, &to, self.dry_run))?;
+        let id = transaction(|| {
+            cutover::begin(self.task_id, self.direction, &from, &to, self.extent.is_dry())
+        })?;
         // Kept until a cluster is open again: its sessions hold the writers.
         let mut lease = None;
         match self.until_commit(id, &to, &mut lease).await {
-            Ok(Some((epoch, began))) => {
+            Ok(Reached::Commit { epoch, began }) => {
+                self.done().await?;
                 self.open(id, &to, epoch).await?;
                 let pause = began.elapsed();
                 drop(lease);
+                self.done().await?;
                 self.exchange_flows(id, &to, epoch, Some(pause)).await?;
                 Ok(pause)
             }
-            Ok(None) => {
+            Ok(Reached::End { expected }) => {
+                drop(lease);
                 self.undo().await.context("could not open the old cluster again")?;
-                transaction(|| cutover::succeed(id, None))?;
+                self.note_dry_run(id, expected)?;
                 Ok(Duration::ZERO)
             }
             Err(error) => {
+                // The writers first: they don't wait for what follows.
+                drop(lease);
+                if !self.extent.is_dry()
+                    && transaction(|| traffic::load(self.traffic))?.active_cluster == to
+                {
+                    return Err(error);
+                }
                 self.undo().await.context("could not open the old cluster again")?;
                 transaction(|| cutover::abort(id, &error))?;
                 Err(error)
@@ -83,68 +131,110 @@ impl Switch<'_> {
         }
     }
 
-    /// All steps up to and with the commit point; `None` after a dry run.
-    async fn until_commit(
-        &self,
-        id: i64,
-        to: &str,
-        lease: &mut Option<Lease>,
-    ) -> Result<Option<(i64, Instant)>> {
-        self.step(id, Step::Prepare)?;
-        if self.direction == Direction::Forward {
-            self.sequences.prepare_destination(self.links).await?;
+    /// All steps up to and with the commit point.
+    async fn until_commit(&self, id: i64, to: &str, lease: &mut Option<Lease>) -> Result<Reached> {
+        self.begin(id, Step::Prepare).await?;
+        let (lease, answer) = self.prepare(lease).await?;
+        self.done().await?;
+        let grace = Duration::from_millis(gucs::PAUSE_GRACE.get().unsigned_abs().into());
+        if self.extent == Extent::Checks {
+            // Barrier, then handoff, latch, commit and opening: a commit for each.
+            return Ok(Reached::End { expected: grace + answer.marker + 4 * answer.commit });
         }
-        handoff::advance(self.links, self.opposite).await?;
-        let lease = lease.insert(Lease::open(self.links, self.from()).await?);
-        // Twice: the first may wake a flow that slept, the second is the measure.
-        marker::round_trip(self.links, self.flows, LIVENESS_TIMEOUT).await?;
-        marker::round_trip(self.links, self.flows, self.limit()).await?;
 
-        self.step(id, Step::Pause)?;
+        self.begin(id, Step::Pause).await?;
         let began = Instant::now();
-        if !self.dry_run {
-            transaction(|| traffic::set_state(self.traffic, "paused"))?;
+        if self.extent == Extent::Whole {
+            transaction_async(|| traffic::set_state(self.traffic, "paused"))?;
             self.wait_for_poolers().await?;
-            let grace = Duration::from_millis(gucs::PAUSE_GRACE.get().unsigned_abs().into());
             tokio::time::sleep(grace).await;
         }
+        self.done().await?;
 
         let within = tokio::time::timeout(self.limit(), self.fenced(id, lease, to));
         match within.await {
-            Ok(result) => result.map(|epoch| epoch.map(|epoch| (epoch, began))),
+            Ok(Ok(Some(epoch))) => Ok(Reached::Commit { epoch, began }),
+            // What a dry run leaves out: latch, commit and opening.
+            Ok(Ok(None)) => {
+                Ok(Reached::End { expected: grace + began.elapsed() + 3 * answer.commit })
+            }
+            Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::new(Kind::LockNotAvailable, "the cutover took too long")
                 .detail(format!(
-                    "It held writers for {} ms without reaching its commit point.",
-                    self.limit().as_millis()
+                    "It held writers for {} ms and was in step \"{}\".",
+                    self.limit().as_millis(),
+                    self.at.get().as_str()
                 ))
                 .hint("See the durations in reshard.cutovers, or raise reshard.cutover_timeout.")),
         }
     }
 
+    /// What can be done, and found out, before anyone is held.
+    async fn prepare<'l>(&self, lease: &'l mut Option<Lease>) -> Result<(&'l Lease, Answer)> {
+        check::no_other_subscription(self.links, self.from(), self.tables).await?;
+        if self.direction == Direction::Forward {
+            self.sequences.prepare_destination(self.links).await?;
+        }
+        let flag = transaction(|| traffic::load(self.traffic))?;
+        fence::write_flag(
+            self.links,
+            Side::Destination,
+            self.traffic,
+            &flag.active_cluster,
+            flag.epoch,
+        )
+        .await?;
+        handoff::advance(self.links, self.opposite).await?;
+        self.partly().await?;
+        let lease = lease.insert(Lease::open(self.links, self.from()).await?);
+        // Twice: the first may wake a flow that slept, the second is the measure.
+        marker::round_trip(self.links, self.flows, LIVENESS_TIMEOUT).await?;
+        let marker = marker::round_trip(self.links, self.flows, self.limit()).await?;
+        let began = Instant::now();
+        handoff::positions(self.links, self.opposite).await?;
+        Ok((lease, Answer { marker, commit: began.elapsed() }))
+    }
+
     /// The steps that clients wait for.
     async fn fenced(&self, id: i64, lease: &Lease, to: &str) -> Result<Option<i64>> {
-        self.step(id, Step::Lease)?;
+        self.begin(id, Step::Lease).await?;
         let drain = Duration::from_millis(gucs::DRAIN_TIMEOUT.get().unsigned_abs().into());
-        lease.take(drain.min(self.limit())).await?;
-        self.step(id, Step::Barrier)?;
-        marker::round_trip(self.links, self.flows, self.limit()).await?;
-        self.step(id, Step::Sequences)?;
+        let hold = self.limit() + Duration::from_secs(1);
+        let ended = lease.take(drain.min(self.limit()), gucs::DRAIN_ACTION.get(), hold).await?;
+        self.note_ended(&ended)?;
+        self.done().await?;
+
+        // The markers travel while the sequences are set.
+        self.begin(id, Step::Sequences).await?;
+        let markers = marker::send(self.links, self.flows).await?;
         match self.direction {
             Direction::Forward => self.sequences.forward(self.links).await?,
             Direction::Reverse => self.sequences.reverse(self.links).await?,
         }
-        self.step(id, Step::Handoff)?;
-        handoff::advance(self.links, self.opposite).await?;
-        if self.dry_run {
+        self.done().await?;
+        self.begin(id, Step::Barrier).await?;
+        markers.arrive(self.links, self.flows, self.limit()).await?;
+        self.done().await?;
+
+        self.begin(id, Step::Handoff).await?;
+        let positions = handoff::positions(self.links, self.opposite).await?;
+        self.partly().await?;
+        handoff::begin_at(self.links, self.opposite, &positions).await?;
+        self.done().await?;
+        if self.extent.is_dry() {
             return Ok(None);
         }
-        self.step(id, Step::Latch)?;
+
+        self.begin(id, Step::Latch).await?;
         lease.shut().await?;
-        self.step(id, Step::Commit)?;
+        self.done().await?;
+
+        self.begin(id, Step::Commit).await?;
         let epoch = transaction(|| {
             let epoch = traffic::switch(self.traffic, to)?;
             cutover::set_epoch(id, epoch)?;
             flow::set_live(self.task_id, Some(self.direction.opposite()))?;
+            failpoint::reach_within(Step::Commit, Moment::Partial)?;
             Ok(epoch)
         })?;
         Ok(Some(epoch))
@@ -155,17 +245,18 @@ impl Switch<'_> {
     /// # Errors
     /// The servers'; it has to be repeated then.
     pub async fn finish(&self, id: i64, to: &str, epoch: i64) -> Result<()> {
-        // After a crash nobody knows whether the latch was shut in time.
-        fence::shut_latch(self.links, self.from()).await?;
+        fence::shut_latch_again(self.links, self.from()).await?;
         self.open(id, to, epoch).await?;
+        self.done().await?;
         self.exchange_flows(id, to, epoch, None).await
     }
 
     /// Lets writers into the new cluster. Repeatable.
     async fn open(&self, id: i64, to: &str, epoch: i64) -> Result<()> {
-        self.step(id, Step::Open)?;
+        self.begin(id, Step::Open).await?;
         fence::open_with_flag(self.links, self.to(), self.traffic, to, epoch).await?;
-        transaction(|| traffic::set_state(self.traffic, "open"))
+        // A crash that loses it is recovered from by doing it again.
+        transaction_async(|| traffic::set_state(self.traffic, "open"))
     }
 
     /// Stops the flow that traffic moved along and starts the opposite one.
@@ -177,27 +268,38 @@ impl Switch<'_> {
         epoch: i64,
         pause: Option<Duration>,
     ) -> Result<()> {
-        let pause = pause.map(|p| p.as_secs_f64() * 1000.0);
-        self.step(id, Step::StopFlow)?;
+        let pause = pause.map(milliseconds);
+        self.begin(id, Step::StopFlow).await?;
         if self.from() == Side::Destination {
             fence::write_flag(self.links, self.from(), self.traffic, to, epoch).await?;
         }
-        for (shard, session) in self.links.sessions(self.to()).await? {
+        for (nr, (shard, session)) in self.links.sessions(self.to()).await?.into_iter().enumerate()
+        {
+            failpoint::reach_partly(Step::StopFlow, nr).await?;
             let own: Vec<&Flow> =
                 self.flows.iter().filter(|f| f.shard_on(self.to()) == shard).collect();
             subscription::set_enabled(&session, &own, false).await?;
         }
+        // An idle apply worker looks once a second whether it is wanted still; a
+        // change that arrives makes it look now.
+        marker::send(self.links, self.flows).await?;
         for (shard, session) in self.links.sessions(self.from()).await? {
             let own: Vec<&Flow> =
                 self.flows.iter().filter(|f| f.shard_on(self.from()) == shard).collect();
             subscription::wait_until_idle(&session, &own).await?;
         }
-        self.step(id, Step::StartFlow)?;
-        for (shard, session) in self.links.sessions(self.from()).await? {
+        self.done().await?;
+
+        self.begin(id, Step::StartFlow).await?;
+        for (nr, (shard, session)) in
+            self.links.sessions(self.from()).await?.into_iter().enumerate()
+        {
+            failpoint::reach_partly(Step::StartFlow, nr).await?;
             let own: Vec<&Flow> =
                 self.opposite.iter().filter(|f| f.shard_on(self.from()) == shard).collect();
             subscription::set_enabled(&session, &own, true).await?;
         }
+        self.done().await?;
         transaction(|| {
             cutover::succeed(id, pause)?;
             let phase = match self.direction {
@@ -216,12 +318,48 @@ impl Switch<'_> {
     }
 
     /// Opens the old cluster again. Repeatable; right only before the commit point.
+    /// The flag says so as soon as every shard has been asked, also where one did
+    /// not answer.
     ///
     /// # Errors
     /// The servers'; it has to be repeated then.
     pub async fn undo(&self) -> Result<()> {
-        fence::open_latch(self.links, self.from()).await?;
-        transaction(|| traffic::set_state(self.traffic, "open"))
+        // A latch that was never touched needs no opening.
+        let opened = match self.at.get() >= Step::Latch {
+            true => fence::open_latch(self.links, self.from()).await,
+            false => Ok(()),
+        };
+        transaction(|| traffic::set_state(self.traffic, "open"))?;
+        opened
+    }
+
+    fn note_dry_run(&self, id: i64, expected: Duration) -> Result<()> {
+        let pause = milliseconds(expected);
+        transaction(|| {
+            cutover::succeed(id, Some(pause))?;
+            event::write(
+                Some(self.task_id),
+                event::Severity::Info,
+                "dry_run",
+                &format!("all checks passed; a switch would hold writers for about {pause:.0} ms"),
+                serde_json::json!({ "cutover": id, "pause_ms": pause }),
+            )
+        })
+    }
+
+    fn note_ended(&self, sessions: &[String]) -> Result<()> {
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        transaction_async(|| {
+            event::write(
+                Some(self.task_id),
+                event::Severity::Warning,
+                "drained",
+                &format!("{} sessions with open transactions were ended", sessions.len()),
+                serde_json::json!({ "sessions": sessions }),
+            )
+        })
     }
 
     fn limit(&self) -> Duration {
@@ -249,4 +387,32 @@ impl Switch<'_> {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
+}
+
+/// How far a switch got without an error.
+enum Reached {
+    /// Past its commit point.
+    Commit {
+        /// The new epoch.
+        epoch: i64,
+        /// When the pause was announced.
+        began: Instant,
+    },
+    /// The end of a dry run.
+    End {
+        /// How long a switch would hold writers.
+        expected: Duration,
+    },
+}
+
+/// How fast servers and flows answered before the fence.
+struct Answer {
+    /// A marker's way to all subscribers.
+    marker: Duration,
+    /// A synchronous commit on each server of the new cluster.
+    commit: Duration,
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
 }

@@ -2,14 +2,16 @@
 //! Format"), or text where a type has no portable binary form.
 //!
 //! Values of fixed width are swapped and copied; strings are detoasted once and
-//! copied; everything else goes through its type's send function, in a scratch
-//! context that is reset. The row's bytes go straight into the caller's buffer.
+//! copied, large ones piece by piece; everything else goes through its type's
+//! send function, in a scratch context that is reset. The row's bytes go straight
+//! into the caller's buffer.
 use std::ffi::CStr;
 
 use pgrx::{pg_sys, varlena};
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::scan::{Attribute, Row};
+use crate::pg::toast::LargeValue;
 
 /// Values above this size are handed over piece by piece.
 const PIECE: usize = 64 * 1024;
@@ -125,9 +127,18 @@ impl Encoder {
                 Codec::Interval => put(out, &interval(unsafe { fixed::<16>(datum) })),
                 Codec::TimeTz => put(out, &time_tz(unsafe { fixed::<12>(datum) })),
                 Codec::String => {
-                    let bytes = unsafe { self.detoast(datum) };
-                    out.extend_from_slice(&(bytes.len() as i32).to_be_bytes());
-                    if !self.append_large(bytes, out, overflow) {
+                    let appended = match unsafe { LargeValue::of(datum) } {
+                        None => {
+                            let bytes = unsafe { self.detoast(datum) };
+                            out.extend_from_slice(&(bytes.len() as i32).to_be_bytes());
+                            self.append_large(bytes, out, overflow)
+                        }
+                        Some(large) => {
+                            out.extend_from_slice(&(large.size() as i32).to_be_bytes());
+                            large.read(self.scratch, &mut |b| pieces(b, out, overflow, append))
+                        }
+                    };
+                    if !appended {
                         return false;
                     }
                 }
@@ -152,13 +163,20 @@ impl Encoder {
                 out.extend_from_slice(b"\\N");
                 continue;
             };
-            let Codec::Output(function) = &column.codec else { continue };
-            let text = unsafe { self.output(function, datum) };
-            for piece in text.chunks(PIECE) {
-                escape(piece, out);
-                if out.len() >= overflow.capacity() && !overflow.take(out) {
-                    return false;
-                }
+            let text = match &column.codec {
+                Codec::Output(function) => unsafe { self.output(function, datum) },
+                _ => match unsafe { LargeValue::of(datum) } {
+                    None => unsafe { self.detoast(datum) },
+                    Some(large) => {
+                        if !large.read(self.scratch, &mut |b| pieces(b, out, overflow, escape)) {
+                            return false;
+                        }
+                        continue;
+                    }
+                },
+            };
+            if !pieces(text, out, overflow, escape) {
+                return false;
             }
             self.give_back(text.len());
         }
@@ -166,24 +184,12 @@ impl Encoder {
         true
     }
 
-    /// Appends a value that may be huge, handing full buffers over as it goes.
+    /// Appends a value, handing full buffers over as it goes.
     #[inline]
     fn append_large(&self, bytes: &[u8], out: &mut Vec<u8>, overflow: &mut dyn Overflow) -> bool {
-        if bytes.len() <= PIECE {
-            out.extend_from_slice(bytes);
-            if out.len() >= overflow.capacity() && !overflow.take(out) {
-                return false;
-            }
-        } else {
-            for piece in bytes.chunks(PIECE) {
-                out.extend_from_slice(piece);
-                if out.len() >= overflow.capacity() && !overflow.take(out) {
-                    return false;
-                }
-            }
-        }
+        let appended = pieces(bytes, out, overflow, append);
         self.give_back(bytes.len());
-        true
+        appended
     }
 
     #[inline]
@@ -229,6 +235,29 @@ impl Encoder {
             CStr::from_ptr(text).to_bytes()
         }
     }
+}
+
+/// Appends bytes in one form or another; false as soon as `overflow` says stop.
+#[inline]
+fn pieces(
+    bytes: &[u8],
+    out: &mut Vec<u8>,
+    overflow: &mut dyn Overflow,
+    form: fn(&[u8], &mut Vec<u8>),
+) -> bool {
+    for piece in bytes.chunks(PIECE) {
+        form(piece, out);
+        if out.len() >= overflow.capacity() && !overflow.take(out) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Bytes as they are.
+#[inline]
+fn append(bytes: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(bytes);
 }
 
 #[inline]
@@ -282,6 +311,12 @@ fn escape(text: &[u8], out: &mut Vec<u8>) {
 
 fn codec(type_oid: pg_sys::Oid, format: Format) -> Result<Codec> {
     let base = unsafe { pg_sys::getBaseType(type_oid) };
+    // What their output functions make of them, too.
+    let is_text =
+        matches!(base, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::BPCHAROID | pg_sys::JSONOID);
+    if is_text {
+        return Ok(Codec::String);
+    }
     if format == Format::Text {
         let (mut function, mut is_varlena) = (pg_sys::InvalidOid, false);
         unsafe { pg_sys::getTypeOutputInfo(type_oid, &mut function, &mut is_varlena) };
@@ -306,11 +341,7 @@ fn codec(type_oid: pg_sys::Oid, format: Format) -> Result<Codec> {
         pg_sys::UUIDOID => Codec::Raw16,
         pg_sys::INTERVALOID => Codec::Interval,
         pg_sys::TIMETZOID => Codec::TimeTz,
-        pg_sys::TEXTOID
-        | pg_sys::VARCHAROID
-        | pg_sys::BPCHAROID
-        | pg_sys::BYTEAOID
-        | pg_sys::JSONOID => Codec::String,
+        pg_sys::BYTEAOID => Codec::String,
         _ => {
             let mut kind = (pg_sys::InvalidOid, false);
             unsafe {

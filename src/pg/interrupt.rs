@@ -6,12 +6,30 @@ use pgrx::pg_sys;
 unsafe extern "C-unwind" {
     fn die(signal: i32);
     fn SignalHandlerForConfigReload(signal: i32);
+    // src/include/storage/pmsignal.h
+    fn PostmasterIsAliveInternal() -> bool;
 }
 
 /// Runs the server's own interrupt handling: query cancel, termination,
 /// shutdown. Does not return when the process is to end.
 pub fn check() {
     pgrx::check_for_interrupts!();
+}
+
+/// Ends this process when its postmaster is gone: a new one can't start as long
+/// as somebody uses the old one's shared memory.
+pub fn exit_without_postmaster() {
+    unsafe {
+        if !PostmasterIsAliveInternal() {
+            pg_sys::proc_exit(1);
+        }
+    }
+}
+
+/// Ends this process as `kill -9` does.
+#[cfg(feature = "failpoints")]
+pub fn kill_this_process() {
+    unsafe { libc::raise(libc::SIGKILL) };
 }
 
 /// Resets this process' latch; true if it had been set.

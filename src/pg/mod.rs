@@ -2,16 +2,20 @@
 //! Nothing here knows of tasks, copies or cutovers.
 #![allow(unsafe_code)]
 
+pub mod apply_errors;
 pub mod databases;
 pub mod db;
+pub mod ddl;
 pub mod dynamic_worker;
 pub mod encode;
 pub mod hash;
 pub mod interrupt;
+pub mod memory;
 pub mod progress;
 pub mod report;
 pub mod runtime;
 pub mod scan;
 pub mod shmem;
 pub mod subprocess;
+pub mod toast;
 pub mod xact;

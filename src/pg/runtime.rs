@@ -42,6 +42,7 @@ pub fn block_on<T>(runtime: &Runtime, future: impl Future<Output = T>, woken: im
                         woken();
                     }
                     interrupt::check();
+                    interrupt::exit_without_postmaster();
                     interrupt::reload_configuration_if_asked();
                 }
             }

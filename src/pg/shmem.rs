@@ -19,6 +19,13 @@ struct Entry {
     latch: usize,
 }
 
+impl Entry {
+    /// Whether its coordinator has ended without saying so.
+    fn is_deserted(&self) -> bool {
+        self.pid != 0 && unsafe { pg_sys::BackendPidGetProc(self.pid) }.is_null()
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Board {
     launcher_latch: usize,
@@ -80,12 +87,18 @@ pub fn register_launcher() {
     BOARD.exclusive().launcher_latch = my_latch();
 }
 
-/// Databases for which a coordinator was asked for and none runs.
+/// Databases for which a coordinator was asked for, or has to be, and none runs.
 pub fn take_requests() -> Vec<u32> {
     let mut board = BOARD.exclusive();
     let mut wanted = Vec::new();
-    for entry in board.entries.iter_mut().filter(|e| e.asked) {
-        entry.asked = false;
+    for entry in &mut board.entries {
+        // One that was ended while no launcher watched it.
+        if entry.is_deserted() {
+            *entry = Entry { database: entry.database, asked: true, ..Entry::default() };
+        }
+        if !std::mem::take(&mut entry.asked) {
+            continue;
+        }
         if entry.pid == 0 {
             wanted.push(entry.database);
         } else {
@@ -99,7 +112,7 @@ pub fn take_requests() -> Vec<u32> {
 pub fn register_coordinator(database: u32, pid: i32) -> bool {
     let mut board = BOARD.exclusive();
     match board.entry(database) {
-        Some(entry) if entry.pid == 0 || entry.pid == pid => {
+        Some(entry) if entry.pid == 0 || entry.pid == pid || entry.is_deserted() => {
             entry.pid = pid;
             entry.latch = my_latch();
             true
@@ -137,7 +150,7 @@ fn wake(database: u32) {
     let mut board = BOARD.exclusive();
     let launcher = board.launcher_latch;
     if let Some(entry) = board.entry(database) {
-        if entry.pid == 0 {
+        if entry.pid == 0 || entry.is_deserted() {
             entry.asked = true;
             set_latch(launcher);
         } else {

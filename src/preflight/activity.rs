@@ -1,5 +1,6 @@
 //! Checks of what goes on now: transactions that hold up slots and the cutover.
 use crate::cluster::Side;
+use crate::error::Kind;
 use crate::preflight::facts::{Facts, Transaction};
 use crate::preflight::finding::Finding;
 
@@ -61,4 +62,33 @@ pub fn prepared_transactions(facts: &Facts<'_>) -> Vec<Finding> {
         }
     }
     out
+}
+
+/// Someone else's subscriptions that write to tables which move.
+pub fn subscriptions(facts: &Facts<'_>) -> Vec<Finding> {
+    if !facts.verb.has_flows() {
+        return Vec::new();
+    }
+    facts
+        .content
+        .iter()
+        .flat_map(|content| &content.subscriptions)
+        .map(|subscription| {
+            Finding::error(
+                "subscriptions",
+                Kind::WrongState,
+                format!("subscription \"{}\" writes to tables that move", subscription.name),
+            )
+            .object(subscription.name.clone())
+            .detail(format!(
+                "The fence can't hold its apply worker, which fires no statement triggers: it would \
+                 write to the source after the switch. Tables: {}.",
+                subscription.tables
+            ))
+            .hint(format!(
+                "ALTER SUBSCRIPTION {} DISABLE; or move its publisher's tables instead.",
+                subscription.quoted
+            ))
+        })
+        .collect()
 }

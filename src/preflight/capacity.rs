@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use crate::cluster::Side;
 use crate::error::Kind;
-use crate::gucs;
 use crate::preflight::facts::{Facts, Server, ServerFacts};
 use crate::preflight::finding::Finding;
+use crate::preflight::Verb;
+use crate::{copy, gucs};
 
 /// Sessions of ours on a server apart from copy and schema: steering, fence,
 /// snapshot, monitor.
@@ -88,14 +89,23 @@ fn limits(
     instances(facts).iter().filter_map(|i| limit(i, n, m).finding(i)).collect()
 }
 
-/// Free slots: a source shard has one for each destination shard, a destination
-/// shard one for each source shard, for the way back.
+/// Sets of flows on the way there: one for each wave of the copy.
+fn waves(facts: &Facts<'_>) -> i64 {
+    match facts.verb {
+        Verb::Replicate => 1,
+        _ => copy::waves(facts.leaves().map(|t| t.heap_bytes).collect()),
+    }
+}
+
+/// Free slots: a source shard has one for each destination shard and wave, a
+/// destination shard one for each source shard, for the way back.
 pub fn replication_slots(facts: &Facts<'_>) -> Vec<Finding> {
+    let waves = waves(facts);
     limits(facts, |i, n, m| Limit {
         check_name: "replication_slots",
         setting: "max_replication_slots",
         what: "free replication slots",
-        need: i.sources * m + i.destinations * n,
+        need: i.sources * m * waves + i.destinations * n,
         used: i.facts.used_slots,
         max: i.facts.max_slots,
     })
@@ -104,11 +114,12 @@ pub fn replication_slots(facts: &Facts<'_>) -> Vec<Finding> {
 /// Free walsenders: one for each slot that is read, in one direction at a time;
 /// on a source shard one more, which exports the snapshot.
 pub fn wal_senders(facts: &Facts<'_>) -> Vec<Finding> {
+    let waves = waves(facts);
     limits(facts, |i, n, m| Limit {
         check_name: "wal_senders",
         setting: "max_wal_senders",
         what: "free walsenders",
-        need: (i.sources * (m + 1)).max(i.destinations * n),
+        need: (i.sources * (m * waves + 1)).max(i.destinations * n),
         used: i.facts.used_senders,
         max: i.facts.max_senders,
     })
@@ -118,14 +129,15 @@ pub fn wal_senders(facts: &Facts<'_>) -> Vec<Finding> {
 /// the coordinator and its copy workers.
 pub fn worker_processes(facts: &Facts<'_>) -> Vec<Finding> {
     let here = facts.here.0.clone();
-    let copying = facts.copy_workers;
+    let (copying, waves) = (facts.copy_workers, waves(facts));
     limits(facts, move |i, n, m| {
         let coordinator = i64::from(i.facts.system == here);
         Limit {
             check_name: "worker_processes",
             setting: "max_worker_processes",
             what: "free background workers",
-            need: coordinator + (coordinator * copying).max(i.sources * m).max(i.destinations * n),
+            need: coordinator
+                + (coordinator * copying).max(i.sources * m).max(i.destinations * n * waves),
             used: i.facts.used_workers,
             max: i.facts.max_workers,
         }
@@ -134,11 +146,12 @@ pub fn worker_processes(facts: &Facts<'_>) -> Vec<Finding> {
 
 /// Free apply workers: one for each subscription, in one direction at a time.
 pub fn apply_workers(facts: &Facts<'_>) -> Vec<Finding> {
+    let waves = waves(facts);
     limits(facts, |i, n, m| Limit {
         check_name: "apply_workers",
         setting: "max_logical_replication_workers",
         what: "free logical replication workers",
-        need: (i.sources * m).max(i.destinations * n),
+        need: (i.sources * m).max(i.destinations * n * waves),
         used: i.facts.used_apply_workers,
         max: i.facts.max_apply_workers,
     })
@@ -146,6 +159,7 @@ pub fn apply_workers(facts: &Facts<'_>) -> Vec<Finding> {
 
 /// Free replication origins: one for each subscription.
 pub fn replication_origins(facts: &Facts<'_>) -> Vec<Finding> {
+    let waves = waves(facts);
     limits(facts, |i, n, m| Limit {
         check_name: "replication_origins",
         setting: if i.facts.version >= 180_000 {
@@ -154,7 +168,7 @@ pub fn replication_origins(facts: &Facts<'_>) -> Vec<Finding> {
             "max_replication_slots"
         },
         what: "free replication origins",
-        need: i.sources * m + i.destinations * n,
+        need: i.sources * m + i.destinations * n * waves,
         used: i.facts.used_origins,
         max: i.facts.max_origins,
     })
@@ -164,11 +178,12 @@ pub fn replication_origins(facts: &Facts<'_>) -> Vec<Finding> {
 pub fn connections(facts: &Facts<'_>) -> Vec<Finding> {
     let copying = facts.copy_workers;
     let building = i64::from(gucs::MAX_INDEX_BUILDS.get());
+    let most = i64::from(gucs::MAX_SHARD_SESSIONS.get());
     limits(facts, move |i, _, _| Limit {
         check_name: "connections",
         setting: "max_connections",
         what: "free connections",
-        need: i.sources * SESSIONS + i.destinations * (SESSIONS + copying.max(building)),
+        need: i.sources * SESSIONS + i.destinations * (SESSIONS + (copying + building).min(most)),
         used: i.facts.used_connections,
         max: i.facts.max_connections,
     })

@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::Side;
 use crate::error::Kind;
-use crate::preflight::facts::Facts;
+use crate::preflight::facts::{Facts, Server, ServerFacts};
 use crate::preflight::finding::Finding;
 
 /// One shard of the source is this very database.
@@ -106,6 +106,128 @@ pub fn locale(facts: &Facts<'_>) -> Vec<Finding> {
             .hint("Create the shard's database with the locale of the source.")
         })
         .collect()
+}
+
+/// Texts are sorted by the same rules everywhere, and by those that indexes were
+/// built by.
+pub fn collation_versions(facts: &Facts<'_>) -> Vec<Finding> {
+    let Some((node, source)) = facts.known_of(Side::Source).next() else { return Vec::new() };
+    let mut out: Vec<Finding> = source
+        .outdated_collations
+        .iter()
+        .map(|c| {
+            Finding::warning(
+                "collation_versions",
+                format!("{} has another version on {}", c.name, node.endpoint),
+            )
+            .object(c.name.clone())
+            .detail(format!(
+                "It was made with version {}, the system has version {}: indexes there may be \
+                 in the wrong order, so that rows are not found.",
+                c.recorded, c.actual
+            ))
+            .hint(format!(
+                "On the source: REINDEX what depends on it, then ALTER {} REFRESH {}VERSION;",
+                c.name,
+                if c.name.starts_with("database") { "COLLATION " } else { "" }
+            ))
+        })
+        .collect();
+    for (server, known) in facts.known_of(Side::Destination) {
+        if known.locale != source.locale || known.collation_version == source.collation_version {
+            continue;
+        }
+        let shown = |version: &Option<String>| version.clone().unwrap_or_else(|| "none".to_owned());
+        out.push(
+            Finding::warning(
+                "collation_versions",
+                format!("collation version of {} differs from the source", server.endpoint),
+            )
+            .object(server.endpoint.to_string())
+            .detail(format!(
+                "It is {}, that of the source is {}: texts may be sorted otherwise.",
+                shown(&known.collation_version),
+                shown(&source.collation_version)
+            ))
+            .hint("Use the same operating system release for source and shards."),
+        );
+    }
+    out
+}
+
+/// Event triggers that fire for the DDL of a run.
+pub fn event_triggers(facts: &Facts<'_>) -> Vec<Finding> {
+    let each = |(server, known): (&Server<'_>, &ServerFacts)| -> Vec<Finding> {
+        let finding = |name: &String| {
+            Finding::warning(
+                "event_triggers",
+                format!("event trigger {name} fires for the run's own DDL on {}", server.endpoint),
+            )
+            .object(format!("event trigger {name} on {}", server.endpoint))
+            .detail("Triggers, replica identities, publications and, on the shards, the whole schema are made by the run.")
+            .hint(format!("For the time of the run: ALTER EVENT TRIGGER {name} DISABLE;"))
+        };
+        known.event_triggers.iter().map(finding).collect()
+    };
+    facts.known().flat_map(each).collect()
+}
+
+/// Tablespaces of the source exist on every shard.
+pub fn tablespaces(facts: &Facts<'_>) -> Vec<Finding> {
+    let content = match &facts.content {
+        Some(content) if facts.verb.makes_schema() => content,
+        _ => return Vec::new(),
+    };
+    let mut out = Vec::new();
+    for (server, known) in facts.known_of(Side::Destination) {
+        for space in content.tablespaces.iter().filter(|t| !known.tablespaces.contains(&t.name)) {
+            out.push(
+                Finding::error(
+                    "tablespaces",
+                    Kind::MissingObject,
+                    format!("tablespace {} does not exist on {}", space.quoted, server.endpoint),
+                )
+                .object(format!("tablespace {}", space.quoted))
+                .detail("Relations of the source lie in it.")
+                .hint(format!(
+                    "On that server: CREATE TABLESPACE {} LOCATION '/...';",
+                    space.quoted
+                )),
+            );
+        }
+    }
+    out
+}
+
+/// Schemas that are to stay behind exist, and hold no published table.
+pub fn exclude_schemas(facts: &Facts<'_>) -> Vec<Finding> {
+    let Some(content) = &facts.content else { return Vec::new() };
+    let mut out = Vec::new();
+    for schema in &facts.options.exclude_schemas {
+        let object = format!("schema \"{schema}\"");
+        if !content.schemas.contains(schema) {
+            out.push(
+                Finding::error(
+                    "exclude_schemas",
+                    Kind::MissingObject,
+                    format!("{object} of option exclude_schemas does not exist"),
+                )
+                .object(object)
+                .hint("Names are compared as they are: no quotes, no patterns."),
+            );
+        } else if let Some(table) = facts.tables().find(|t| t.schema_name == *schema) {
+            out.push(
+                Finding::error(
+                    "exclude_schemas",
+                    Kind::BadArgument,
+                    format!("{object} of option exclude_schemas holds a published table"),
+                )
+                .object(table.name.clone())
+                .hint("Leave the schema in, or take the table out of the publication."),
+            );
+        }
+    }
+    out
 }
 
 /// Roles that own something, or may do something, exist on every shard.

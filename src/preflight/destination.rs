@@ -53,12 +53,17 @@ pub fn destination_extension(facts: &Facts<'_>) -> Vec<Finding> {
 /// What the run makes is not there; tables that it fills are empty.
 pub fn destination_empty(facts: &Facts<'_>) -> Vec<Finding> {
     match wanted(facts) {
-        Wanted::Absent => in_the_way(
-            facts,
-            |t| t.has_rows || !t.ours,
-            "has relations of the source already",
-            "Use an empty database, or drop them there: DROP TABLE ... CASCADE;",
-        ),
+        Wanted::Absent => {
+            let mut found = in_the_way(
+                facts,
+                |t| t.has_rows && t.published,
+                "has rows already",
+                "Empty them there: TRUNCATE ...;",
+            );
+            found.extend(other_definitions(facts));
+            found.extend(same_definitions(facts));
+            found
+        }
         Wanted::Empty => in_the_way(
             facts,
             |t| t.has_rows && t.published,
@@ -67,6 +72,71 @@ pub fn destination_empty(facts: &Facts<'_>) -> Vec<Finding> {
         ),
         Wanted::Present => Vec::new(),
     }
+}
+
+/// What a relation of the source looks like there.
+fn definition<'f>(facts: &'f Facts<'_>, relation: &Existing) -> Option<&'f str> {
+    let known = facts.content.iter().flat_map(|c| &c.definitions);
+    known
+        .filter(|d| d.schema_name == relation.schema_name && d.table_name == relation.table_name)
+        .map(|d| d.definition.as_str())
+        .next()
+}
+
+/// Relations that are something else on a shard than on the source.
+fn other_definitions(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut out = Vec::new();
+    for (server, _) in facts.known_of(Side::Destination) {
+        for relation in &server.existing {
+            let Some(here) = definition(facts, relation) else { continue };
+            if here == relation.definition {
+                continue;
+            }
+            out.push(
+                Finding::error(
+                    "destination_empty",
+                    Kind::DuplicateObject,
+                    format!("{} has another definition on {}", relation.name, server.endpoint),
+                )
+                .object(relation.name.clone())
+                .detail(format!(
+                    "On the source it is: {here}. On the shard: {}.",
+                    relation.definition
+                ))
+                .hint("Use an empty database, or drop it there: DROP TABLE ... CASCADE;"),
+            );
+        }
+    }
+    out
+}
+
+/// Relations that a shard has already, as they shall be, made by others.
+fn same_definitions(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut out = Vec::new();
+    for (server, _) in facts.known_of(Side::Destination) {
+        let same: Vec<&str> = server
+            .existing
+            .iter()
+            .filter(|t| !t.ours && definition(facts, t) == Some(&t.definition))
+            .map(|t| t.name.as_str())
+            .collect();
+        if same.is_empty() {
+            continue;
+        }
+        out.push(
+            Finding::info(
+                "destination_empty",
+                format!("{} has relations of the source already", server.endpoint),
+            )
+            .object(server.endpoint.to_string())
+            .detail(format!(
+                "They have the same columns and are used as they are: {}. All else is compared \
+                 when the schema is brought there.",
+                listed(&same)
+            )),
+        );
+    }
+    out
 }
 
 fn in_the_way(

@@ -38,6 +38,18 @@ pub struct Facts<'a> {
     pub servers: Vec<Server<'a>>,
     /// What shard 0 of the source holds; none where it can't be read.
     pub content: Option<Content>,
+    /// Servers that could not connect to others as subscriptions will.
+    pub unreachable: Vec<Unreachable>,
+}
+
+/// A connection that a subscription needs and that could not be made.
+pub struct Unreachable {
+    /// Who tried.
+    pub from: Endpoint,
+    /// The publisher.
+    pub to: Endpoint,
+    /// What the server that tried said.
+    pub error: Error,
 }
 
 /// A shard of either cluster.
@@ -50,6 +62,8 @@ pub struct Server<'a> {
     pub state: ServerState,
     /// Relations of the source that it has already; destination only.
     pub existing: Vec<Existing>,
+    /// Bytes that are free where its data is; none where it can't be told.
+    pub free_bytes: Option<i64>,
 }
 
 /// How far a server could be asked.
@@ -86,11 +100,25 @@ pub struct ServerFacts {
     pub used_connections: i64,
     pub encoding: String,
     pub locale: String,
+    pub collation_version: Option<String>,
+    pub outdated_collations: Vec<OutdatedCollation>,
+    pub event_triggers: Vec<String>,
+    pub tablespaces: Vec<String>,
+    pub slot_limits: Vec<String>,
+    pub read_only: bool,
     pub roles: Vec<String>,
     pub extensions: BTreeMap<String, String>,
     pub available: BTreeMap<String, Option<String>>,
     pub prepared: Vec<String>,
     pub long_transactions: Vec<Transaction>,
+}
+
+/// A collation whose rules have changed since it was made.
+#[derive(Debug, Clone, Deserialize)]
+pub struct OutdatedCollation {
+    pub name: String,
+    pub recorded: String,
+    pub actual: String,
 }
 
 /// A transaction that has been open for long.
@@ -111,11 +139,42 @@ pub struct Content {
     pub publications: Vec<String>,
     pub unlogged: Vec<String>,
     pub large_objects: i64,
+    #[serde(default)]
+    pub subscriptions: Vec<Subscription>,
     pub used_roles: Vec<Role>,
+    pub tablespaces: Vec<Tablespace>,
+    pub schemas: Vec<String>,
+    pub row_security: Vec<Secured>,
+    /// What the relations look like that a shard has already.
+    #[serde(skip)]
+    pub definitions: Vec<Existing>,
     #[serde(skip)]
     pub tables: Vec<Table>,
     #[serde(skip)]
     pub foreign_keys: Vec<ForeignKey>,
+}
+
+/// A subscription that writes to tables which move.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Subscription {
+    pub name: String,
+    pub quoted: String,
+    pub tables: String,
+}
+
+/// A tablespace that relations lie in.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Tablespace {
+    pub name: String,
+    pub quoted: String,
+}
+
+/// A published table with row security.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Secured {
+    pub name: String,
+    /// It holds for the table's owner too, who applies changes from version 16 on.
+    pub refuses_apply: bool,
 }
 
 /// A role that owns something, or may do something with it.
@@ -124,6 +183,17 @@ pub struct Role {
     pub name: String,
     pub quoted: String,
     pub login: bool,
+    /// What it owns or may use.
+    pub uses: Vec<Use>,
+}
+
+/// An object that a role owns or may use.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Use {
+    /// `relation`, `routine`, `type`, `schema`; none of another class.
+    pub class: Option<String>,
+    pub schema_name: Option<String>,
+    pub name: Option<String>,
 }
 
 /// A published table, or a partitioned one above it.
@@ -135,6 +205,8 @@ pub struct Table {
     /// Both, quoted where needed.
     pub name: String,
     pub leaf: bool,
+    /// Size of its rows, out-of-line values included.
+    pub heap_bytes: i64,
     pub key: Option<String>,
     pub key_exists: bool,
     pub key_generated: bool,
@@ -142,6 +214,20 @@ pub struct Table {
     pub key_type: Option<String>,
     pub key_hashable: bool,
     pub identity: String,
+    pub identity_holds_key: bool,
+    pub identity_index: Option<String>,
+    pub column_list: bool,
+    pub key_not_null: bool,
+    pub key_hash: Option<String>,
+    pub row_estimate: i64,
+    /// Size with indexes.
+    pub total_bytes: i64,
+    /// Rows have no sharding key; none where that took too long to look for.
+    #[serde(default)]
+    pub has_null_keys: Option<bool>,
+    /// How a sample of its rows is spread: rows and bytes of each shard.
+    #[serde(default)]
+    pub sample: Vec<(i64, i64)>,
     pub unkeyed_unique: Vec<Unique>,
     pub firing_triggers: Vec<String>,
 }
@@ -160,6 +246,8 @@ pub struct ForeignKey {
     pub name: String,
     pub from: i64,
     pub to: i64,
+    pub from_schema: String,
+    pub from_table: String,
     pub from_name: String,
     pub to_name: String,
     pub from_columns: Vec<String>,
@@ -184,6 +272,8 @@ pub struct Existing {
     pub schema_name: String,
     pub table_name: String,
     pub name: String,
+    /// What it is and which columns it has.
+    pub definition: String,
     pub is_table: bool,
     /// Its rows shall move.
     #[serde(default)]
@@ -213,6 +303,7 @@ impl<'a> Facts<'a> {
                 side,
                 state: ServerState::Unknown,
                 existing: Vec::new(),
+                free_bytes: None,
             })
         };
         let system = db::text(
@@ -232,11 +323,12 @@ impl<'a> Facts<'a> {
             token: state::token()?,
             preloaded: shmem::is_preloaded(),
             here: (system.unwrap_or_default(), database.unwrap_or_default()),
-            copy_workers: gucs::MAX_COPY_WORKERS.get().into(),
+            copy_workers: gucs::copy_workers().into(),
             servers: side(source, Side::Source)
                 .chain(side(destination, Side::Destination))
                 .collect(),
             content: None,
+            unreachable: Vec::new(),
         })
     }
 

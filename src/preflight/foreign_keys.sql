@@ -1,6 +1,7 @@
 -- Foreign keys whose rows move, as a JSON array. Read-only. $1 oids of the tables.
 SELECT coalesce(jsonb_agg(jsonb_build_object(
     'name', k.conname, 'from', k.conrelid::bigint, 'to', k.confrelid::bigint,
+    'from_schema', fn.nspname, 'from_table', f.relname,
     'from_name', format('%I.%I', fn.nspname, f.relname),
     'to_name', format('%I.%I', tn.nspname, t.relname),
     'from_columns', (SELECT jsonb_agg(a.attname ORDER BY c.n)

@@ -4,15 +4,20 @@ use serde::de::DeserializeOwned;
 
 use crate::cluster::Side;
 use crate::error::{Error, Result};
-use crate::preflight::facts::{Content, Existing, Facts, ForeignKey, ServerState, Table};
-use crate::preflight::Verb;
+use crate::preflight::facts::{
+    Content, Existing, Facts, ForeignKey, ServerState, Table, Unreachable, Use,
+};
+use crate::preflight::sample;
 use crate::remote::quote::{ident, qualified};
-use crate::remote::{self, replication, Connection, Endpoint, Purpose};
+use crate::remote::{self, replication, Connection, Endpoint, Needed, Purpose};
+use crate::state::options::SchemaScope;
 
 /// Nothing is changed, nothing is waited for: a lock that the caller's own
 /// transaction holds would be waited for in vain.
 const SESSION: &str = "SET default_transaction_read_only = on; SET lock_timeout = '5s'; \
                        SET statement_timeout = '30s'";
+/// Tables that one question is about.
+const TABLES_AT_ONCE: usize = 100;
 /// How long rows are searched for that break a foreign key.
 const FOREIGN_KEY_TIMEOUT: &str = "2s";
 
@@ -30,8 +35,8 @@ pub async fn all(facts: &mut Facts<'_>) {
             Side::Destination => shards.extend(session.map(|s| (i, s))),
         }
     }
-    if let Some(session) = source {
-        match content(facts, &session).await {
+    if let Some(session) = &source {
+        match content(facts, session).await {
             Ok(content) => facts.content = Some(content),
             Err(error) => fail(facts, 0, error),
         }
@@ -55,9 +60,68 @@ pub async fn all(facts: &mut Facts<'_>) {
             Err(error) => fail(facts, *i, error),
         }
     }
-    if facts.verb != Verb::SchemaSync {
-        replication_connections(facts).await;
+    if let Some(session) = &source {
+        if let Err(error) = definitions(facts, session).await {
+            fail(facts, 0, error);
+        }
     }
+    free_space(facts).await;
+    if facts.verb.has_flows() {
+        replication_connections(facts).await;
+        ways_between(facts).await;
+    }
+}
+
+/// Asks the shards' machines for their free space; some don't let us.
+async fn free_space(facts: &mut Facts<'_>) {
+    let asked = facts.servers.iter().map(|server| async move {
+        match (&server.state, server.side) {
+            (ServerState::Known(_), Side::Destination) => space_of(server.endpoint).await.ok(),
+            _ => None,
+        }
+    });
+    let free = join_all(asked).await;
+    for (server, free) in facts.servers.iter_mut().zip(free) {
+        server.free_bytes = free;
+    }
+}
+
+/// Free bytes where a server's data is. A server's folder is that of its data.
+async fn space_of(endpoint: &Endpoint) -> Result<i64> {
+    let session = remote::connect(endpoint, Purpose::Preflight).await?;
+    session
+        .batch(
+            "BEGIN; SET LOCAL statement_timeout = '5s'; \
+             CREATE TEMPORARY TABLE reshard_space (line text) ON COMMIT DROP; \
+             COPY pg_temp.reshard_space FROM PROGRAM 'df -P -k .'",
+        )
+        .await?;
+    let bytes: i64 = session
+        .value(
+            "SELECT (regexp_match(line, '\\s\\d+\\s+\\d+\\s+(\\d+)\\s+\\d+%'))[1]::bigint * 1024 \
+               FROM pg_temp.reshard_space WHERE line ~ '\\d%' LIMIT 1",
+            &[],
+        )
+        .await?;
+    session.batch("ROLLBACK").await?;
+    Ok(bytes)
+}
+
+/// Lets the subscribers of both directions connect to their publishers.
+async fn ways_between(facts: &mut Facts<'_>) {
+    let known = |side| {
+        let of = facts.servers.iter().filter(move |s| s.side == side);
+        of.filter(|s| matches!(s.state, ServerState::Known(_))).map(|s| s.endpoint)
+    };
+    let pairs = known(Side::Source).flat_map(|node| {
+        known(Side::Destination).flat_map(move |shard| [(shard, node), (node, shard)])
+    });
+    let tried = join_all(pairs.map(|(from, to)| async move {
+        let error = remote::reach(from, to).await.err()?;
+        Some(Unreachable { from: from.clone(), to: to.clone(), error })
+    }))
+    .await;
+    facts.unreachable = tried.into_iter().flatten().collect();
 }
 
 fn fail(facts: &mut Facts<'_>, server: usize, error: Error) {
@@ -100,10 +164,29 @@ async fn json<T: DeserializeOwned>(
     Ok(serde_json::from_str(&text)?)
 }
 
+/// Forgets relations that won't come along by the run's options.
+async fn restrict(facts: &Facts<'_>, session: &Connection, content: &mut Content) -> Result<()> {
+    let excluded = &facts.options.exclude_schemas;
+    content.relations.retain(|r| !excluded.contains(&r.schema_name));
+    if facts.options.schema_scope == SchemaScope::Publication {
+        let needed = Needed::by_publication(session, facts.publication).await?;
+        let is_needed = |object: &Use| match (&object.class, &object.name) {
+            (Some(class), Some(name)) => needed.has(class, object.schema_name.as_deref(), name),
+            _ => true,
+        };
+        content.used_roles.retain(|role| role.uses.iter().any(is_needed));
+        content.relations.retain(|r| needed.has("relation", Some(&r.schema_name), &r.table_name));
+    }
+    Ok(())
+}
+
 async fn content(facts: &Facts<'_>, session: &Connection) -> Result<Content> {
     let no_owner = facts.options.no_owner;
+    let scoped = facts.options.schema_scope == SchemaScope::Publication;
     let mut content: Content =
-        json(session, include_str!("source.sql"), &[&facts.publication, &no_owner]).await?;
+        json(session, include_str!("source.sql"), &[&facts.publication, &no_owner, &scoped])
+            .await?;
+    restrict(facts, session, &mut content).await?;
     let rules: Vec<serde_json::Value> = facts
         .rules
         .iter()
@@ -126,6 +209,7 @@ async fn content(facts: &Facts<'_>, session: &Connection) -> Result<Content> {
         for foreign_key in &mut content.foreign_keys {
             foreign_key.crosses = crosses(session, &tables, foreign_key).await?;
         }
+        sample::look(session, &mut content.tables, facts.destination.size()).await?;
     }
     Ok(content)
 }
@@ -173,16 +257,41 @@ fn wanted(facts: &Facts<'_>) -> Result<String> {
     Ok(serde_json::to_string(relations)?)
 }
 
+/// What the relations look like here that are on a shard already.
+async fn definitions(facts: &mut Facts<'_>, session: &Connection) -> Result<()> {
+    let found: Vec<serde_json::Value> = facts
+        .servers
+        .iter()
+        .flat_map(|server| &server.existing)
+        .map(|e| serde_json::json!({ "schema_name": e.schema_name, "table_name": e.table_name }))
+        .collect();
+    if let (Some(content), false) = (&mut facts.content, found.is_empty()) {
+        let sent = serde_json::Value::Array(found).to_string();
+        content.definitions = json(session, include_str!("existing.sql"), &[&sent]).await?;
+    }
+    Ok(())
+}
+
 /// Which of the relations a shard has, whether tables hold rows, and who made them.
 async fn existing(session: &Connection, wanted: &str, token: &str) -> Result<Vec<Existing>> {
     let mut found: Vec<Existing> = json(session, include_str!("existing.sql"), &[&wanted]).await?;
     if found.is_empty() {
         return Ok(found);
     }
-    for table in found.iter_mut().filter(|t| t.is_table) {
-        let name = qualified(&table.schema_name, &table.table_name);
-        let sql = format!("SELECT EXISTS (SELECT 1 FROM {name})");
-        table.has_rows = session.value(&sql, &[]).await?;
+    let mut tables: Vec<&mut Existing> = found.iter_mut().filter(|t| t.is_table).collect();
+    for chunk in tables.chunks_mut(TABLES_AT_ONCE) {
+        let asked: Vec<String> = chunk
+            .iter()
+            .map(|t| {
+                let name = qualified(&t.schema_name, &t.table_name);
+                format!("EXISTS (SELECT 1 FROM ONLY {name})")
+            })
+            .collect();
+        let sql = format!("SELECT ARRAY[{}]", asked.join(", "));
+        let answers: Vec<bool> = session.value(&sql, &[]).await?;
+        for (table, has_rows) in chunk.iter_mut().zip(answers) {
+            table.has_rows = has_rows;
+        }
     }
     let noted: bool =
         session.value("SELECT to_regclass('reshard.applied_statement') IS NOT NULL", &[]).await?;

@@ -1,8 +1,9 @@
 //! What would stop or spoil a run, found before anything is touched.
 //!
 //! Responsible for the facts (read from every server of both clusters, in
-//! read-only sessions) and for judging them. It changes nothing anywhere, and
-//! makes no object, not even a helper. Checks are functions from facts to
+//! read-only sessions; what two of them have to make for an answer is rolled back)
+//! and for judging them. It changes nothing anywhere, and leaves no object, not
+//! even a helper. Checks are functions from facts to
 //! findings, with stable names; all but the gathering is pure.
 mod activity;
 mod capacity;
@@ -13,7 +14,9 @@ mod finding;
 mod gather;
 mod publication;
 mod reach;
+mod sample;
 mod server;
+mod size;
 mod table;
 
 pub use finding::{first_error, Finding, Severity};
@@ -22,7 +25,7 @@ use crate::cluster::Cluster;
 use crate::error::Result;
 use crate::pg::runtime;
 use crate::preflight::facts::Facts;
-use crate::state::options::Options;
+use crate::state::options::{Constraint, Options};
 
 /// What is about to be started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +62,9 @@ const CHECKS: &[Check] = &[
     server::privilege,
     server::server_version,
     server::standby,
+    server::read_only,
     server::wal_level,
+    server::slot_limits,
     database::local_source,
     database::distinct_databases,
     publication::publication_exists,
@@ -69,9 +74,13 @@ const CHECKS: &[Check] = &[
     publication::sharding_key_column,
     publication::sharding_key_published,
     publication::sharding_key_type,
+    table::sharding_key_null,
+    database::exclude_schemas,
     destination::destination_extension,
     destination::destination_empty,
     destination::destination_tables,
+    size::disk_space,
+    size::skew,
     capacity::replication_slots,
     capacity::wal_senders,
     capacity::worker_processes,
@@ -79,19 +88,33 @@ const CHECKS: &[Check] = &[
     capacity::replication_origins,
     capacity::connections,
     reach::reachable_from_shards,
+    reach::reachable_from_source,
     database::encoding,
     database::locale,
+    database::collation_versions,
     database::roles,
+    database::tablespaces,
     database::extensions,
     table::foreign_keys,
     table::unique_constraints,
     table::firing_triggers,
+    database::event_triggers,
+    table::row_security,
     table::replica_identity,
     table::unlogged_tables,
     table::large_objects,
     activity::long_transactions,
     activity::prepared_transactions,
+    activity::subscriptions,
 ];
+
+/// What the checks found.
+pub struct Report {
+    /// All findings.
+    pub findings: Vec<Finding>,
+    /// Foreign keys that can't, or may not, hold on each shard by itself.
+    pub unfit_foreign_keys: Vec<Constraint>,
+}
 
 /// Runs all checks. To be called in a SQL function: it drives its own sessions
 /// to the other servers.
@@ -104,11 +127,14 @@ pub fn check(
     destination: &Cluster,
     publication: &str,
     options: &Options,
-) -> Result<Vec<Finding>> {
+) -> Result<Report> {
     let mut facts = Facts::local(verb, source, destination, publication, options)?;
     runtime::run(async {
         gather::all(&mut facts).await;
         Ok(())
     })?;
-    Ok(CHECKS.iter().flat_map(|check| check(&facts)).collect())
+    Ok(Report {
+        findings: CHECKS.iter().flat_map(|check| check(&facts)).collect(),
+        unfit_foreign_keys: table::unfit_foreign_keys(&facts),
+    })
 }

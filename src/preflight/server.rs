@@ -117,6 +117,51 @@ pub fn standby(facts: &Facts<'_>) -> Vec<Finding> {
         .collect()
 }
 
+/// No server ends sessions or slots by itself that the run needs.
+pub fn slot_limits(facts: &Facts<'_>) -> Vec<Finding> {
+    if !facts.verb.has_flows() {
+        return Vec::new();
+    }
+    facts
+        .known_of(Side::Source)
+        .filter(|(_, known)| !known.slot_limits.is_empty())
+        .map(|(server, known)| {
+            Finding::warning(
+                "slot_limits",
+                format!("replication slots of {} may be lost during the run", server.endpoint),
+            )
+            .object(server.endpoint.to_string())
+            .detail(format!(
+                "Slots keep the WAL that is written during the copy; there {}.",
+                known.slot_limits.join(", ")
+            ))
+            .hint("For the time of the run: ALTER SYSTEM RESET that setting; SELECT pg_reload_conf();")
+        })
+        .collect()
+}
+
+/// Shards take writes.
+pub fn read_only(facts: &Facts<'_>) -> Vec<Finding> {
+    facts
+        .known()
+        .filter(|(_, known)| known.read_only)
+        .map(|(server, known)| {
+            Finding::error(
+                "read_only",
+                Kind::WrongState,
+                format!("sessions on {} are read-only", server.endpoint),
+            )
+            .object(server.endpoint.to_string())
+            .detail("default_transaction_read_only is on for that role and database.")
+            .hint(format!(
+                "On that server, or for the role alone: ALTER DATABASE \"{}\" SET \
+                 default_transaction_read_only = off;",
+                known.database.replace('"', "\"\"")
+            ))
+        })
+        .collect()
+}
+
 /// Every server writes what logical decoding needs: the source for the flow, the
 /// shards for the way back.
 pub fn wal_level(facts: &Facts<'_>) -> Vec<Finding> {
@@ -141,4 +186,70 @@ pub fn wal_level(facts: &Facts<'_>) -> Vec<Finding> {
             .hint("On that server: ALTER SYSTEM SET wal_level = 'logical'; then restart it.")
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::cluster::Cluster;
+    use crate::preflight::facts::{Server, ServerFacts};
+    use crate::remote::{Conninfo, Endpoint};
+    use crate::state::options::Options;
+
+    fn findings(source: i32, shard: i32) -> Vec<Finding> {
+        let cluster = |name: &str| {
+            let conninfo = Conninfo::parse("host=h dbname=d").unwrap();
+            let shards = vec![Endpoint { cluster: name.into(), shard: 0, conninfo }];
+            Cluster { name: name.into(), shards }
+        };
+        let (prod, sharded) = (cluster("prod"), cluster("sharded"));
+        let options = Options::default();
+        let server = |cluster: &'static Cluster, side, version| Server {
+            endpoint: &cluster.shards[0],
+            side,
+            state: ServerState::Known(Box::new(ServerFacts {
+                version: version * 10_000,
+                ..ServerFacts::default()
+            })),
+            existing: Vec::new(),
+            free_bytes: None,
+        };
+        let (prod, sharded): (&'static Cluster, &'static Cluster) =
+            (Box::leak(Box::new(prod)), Box::leak(Box::new(sharded)));
+        let facts = Facts {
+            verb: Verb::Start,
+            options: &options,
+            publication: "p",
+            source: prod,
+            destination: sharded,
+            rules: Vec::new(),
+            token: String::new(),
+            preloaded: true,
+            here: (String::new(), String::new()),
+            copy_workers: 1,
+            servers: vec![
+                server(prod, Side::Source, source),
+                server(sharded, Side::Destination, shard),
+            ],
+            content: None,
+            unreachable: Vec::new(),
+        };
+        server_version(&facts)
+    }
+
+    #[test]
+    fn versions_that_are_too_old_too_new_or_older_than_the_source_are_named() {
+        use crate::preflight::Severity;
+        assert!(findings(15, 15).is_empty());
+        assert!(findings(15, 18).is_empty());
+        let [old] = &findings(14, 15)[..] else { unreachable!() };
+        assert_eq!((old.severity, old.kind.clone()), (Severity::Error, Kind::Unsupported));
+        assert!(old.message.contains("shard 0 of cluster \"prod\" runs PostgreSQL 14"));
+        let [new] = &findings(15, 19)[..] else { unreachable!() };
+        assert_eq!(new.severity, Severity::Warning);
+        let [older] = &findings(18, 15)[..] else { unreachable!() };
+        assert_eq!(older.severity, Severity::Warning);
+        assert!(older.message.contains("older than the source"));
+    }
 }

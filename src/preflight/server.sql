@@ -30,6 +30,37 @@ SELECT jsonb_build_object(
     'encoding', pg_encoding_to_char(d.encoding),
     'locale', concat_ws(' ', d.datlocprovider::text, d.datcollate, d.datctype,
                         coalesce(to_jsonb(d) ->> 'datlocale', to_jsonb(d) ->> 'daticulocale')),
+    'collation_version', pg_database_collation_actual_version(d.oid),
+    -- Collations in use whose rules are no longer those that indexes were built by.
+    'outdated_collations', coalesce((
+        SELECT jsonb_agg(jsonb_build_object('name', o.name, 'recorded', o.recorded, 'actual', o.actual)
+                         ORDER BY o.name)
+          FROM (SELECT 'database ' || quote_ident(d.datname), d.datcollversion,
+                       pg_database_collation_actual_version(d.oid)
+                UNION ALL
+                SELECT format('collation %I.%I', n.nspname, c.collname), c.collversion,
+                       pg_collation_actual_version(c.oid)
+                  FROM pg_collation AS c JOIN pg_namespace AS n ON n.oid = c.collnamespace
+                 WHERE EXISTS (SELECT FROM pg_depend AS u
+                                WHERE u.refclassid = 'pg_collation'::regclass AND u.refobjid = c.oid)
+               ) AS o (name, recorded, actual)
+         WHERE o.recorded <> o.actual), '[]'),
+    'event_triggers', coalesce((
+        SELECT jsonb_agg(quote_ident(e.evtname) ORDER BY e.evtname)
+          FROM pg_event_trigger AS e
+         WHERE e.evtenabled IN ('O', 'A') AND e.evtevent <> 'login'
+           AND NOT EXISTS (SELECT FROM pg_depend AS x
+                            WHERE x.classid = 'pg_event_trigger'::regclass AND x.objid = e.oid
+                              AND x.deptype = 'e')), '[]'),
+    'tablespaces', (SELECT jsonb_agg(t.spcname) FROM pg_tablespace AS t),
+    'slot_limits', coalesce((
+        SELECT jsonb_agg(s.name || ' = ' || s.setting || coalesce(s.unit, '') ORDER BY s.name)
+          FROM pg_settings AS s
+         WHERE s.name = 'max_slot_wal_keep_size' AND s.setting <> '-1'
+            OR s.name = 'idle_replication_slot_timeout' AND s.setting <> '0'), '[]'),
+    -- This session is read-only by itself.
+    'read_only', (SELECT s.reset_val = 'on' FROM pg_settings AS s
+                   WHERE s.name = 'default_transaction_read_only'),
     'roles', (SELECT jsonb_agg(r.rolname) FROM pg_roles AS r),
     'extensions', coalesce((SELECT jsonb_object_agg(e.extname, e.extversion)
                               FROM pg_extension AS e), '{}'),

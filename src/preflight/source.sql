@@ -1,5 +1,5 @@
 -- What a source database holds apart from its published tables, as one JSON
--- document. Read-only. $1 publication, $2 leave owners out.
+-- document. Read-only. $1 publication, $2 leave owners out, $3 say what roles are needed for.
 WITH published AS (
     SELECT c.oid
       FROM pg_publication_tables AS p
@@ -23,8 +23,25 @@ WITH published AS (
                         WHERE p.pubname = $1 AND s.pnnspid = n.oid))
 ), used_role AS (
     -- Owners, grantees and roles of policies; initdb's own superuser isn't in pg_shdepend.
-    SELECT d.refobjid AS oid
+    SELECT d.refobjid AS oid, o.class, o.schema_name, o.name
       FROM pg_shdepend AS d
+      LEFT JOIN LATERAL (
+               SELECT 'relation', n.nspname, c.relname
+                 FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                WHERE d.classid = 'pg_class'::regclass AND c.oid = d.objid
+               UNION ALL
+               SELECT 'routine', n.nspname, p.proname
+                 FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+                WHERE d.classid = 'pg_proc'::regclass AND p.oid = d.objid
+               UNION ALL
+               SELECT 'type', n.nspname, t.typname
+                 FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
+                WHERE d.classid = 'pg_type'::regclass AND t.oid = d.objid
+               UNION ALL
+               SELECT 'schema', NULL, n.nspname
+                 FROM pg_namespace AS n
+                WHERE d.classid = 'pg_namespace'::regclass AND n.oid = d.objid
+           ) AS o (class, schema_name, name) ON true
      WHERE d.refclassid = 'pg_authid'::regclass
        AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
        AND (d.deptype IN ('a', 'r') OR d.deptype = 'o' AND NOT $2)
@@ -39,7 +56,7 @@ WITH published AS (
        AND NOT EXISTS (SELECT FROM pg_subscription AS s
                         WHERE d.classid = 'pg_subscription'::regclass AND s.oid = d.objid)
     UNION
-    SELECT c.relowner
+    SELECT c.relowner, 'relation', n.nspname, c.relname
       FROM pg_class AS c
       JOIN pg_namespace AS n ON n.oid = c.relnamespace
      WHERE NOT $2 AND c.relowner = 10
@@ -49,6 +66,24 @@ WITH published AS (
                           AND e.objid = c.oid AND e.deptype = 'e')
 )
 SELECT jsonb_build_object(
+    'tablespaces', (
+        SELECT coalesce(jsonb_agg(jsonb_build_object('name', t.spcname, 'quoted', quote_ident(t.spcname))
+                                  ORDER BY t.spcname), '[]')
+          FROM pg_tablespace AS t
+         WHERE t.oid IN (SELECT c.reltablespace
+                           FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                          WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'reshard')
+                            AND n.nspname !~ '^pg_(toast|temp)' AND t.spcname <> 'pg_global')),
+    'schemas', (SELECT coalesce(jsonb_agg(n.nspname), '[]') FROM pg_namespace AS n),
+    'row_security', (
+        SELECT coalesce(jsonb_agg(jsonb_build_object(
+                   'name', format('%I.%I', n.nspname, c.relname),
+                   'refuses_apply', c.relforcerowsecurity AND NOT r.rolsuper AND NOT r.rolbypassrls)
+                   ORDER BY n.nspname, c.relname), '[]')
+          FROM pg_class AS c
+          JOIN pg_namespace AS n ON n.oid = c.relnamespace
+          JOIN pg_roles AS r ON r.oid = c.relowner
+         WHERE c.relrowsecurity AND c.oid IN (SELECT oid FROM moved)),
     'relations', (
         SELECT coalesce(jsonb_agg(jsonb_build_object(
                    'schema_name', n.nspname, 'table_name', c.relname)), '[]')
@@ -65,9 +100,28 @@ SELECT jsonb_build_object(
     'publications', (SELECT coalesce(jsonb_agg(p.pubname ORDER BY p.pubname), '[]')
                        FROM pg_publication AS p WHERE p.pubname NOT LIKE 'reshard\_%'),
     'unlogged', (SELECT coalesce(jsonb_agg(u.name ORDER BY u.name), '[]') FROM unlogged AS u),
+    'subscriptions', (
+        SELECT coalesce(jsonb_agg(jsonb_build_object(
+                   'name', s.subname, 'quoted', quote_ident(s.subname), 'tables', r.tables)), '[]')
+          FROM pg_subscription AS s
+          JOIN pg_database AS d ON d.oid = s.subdbid AND d.datname = current_database()
+         CROSS JOIN LATERAL (
+               SELECT string_agg(r.srrelid::regclass::text, ', ' ORDER BY r.srrelid) AS tables
+                 FROM pg_subscription_rel AS r
+                WHERE r.srsubid = s.oid
+                  AND (r.srrelid IN (SELECT oid FROM moved)
+                       OR EXISTS (SELECT FROM pg_partition_tree(r.srrelid) AS t
+                                   JOIN moved AS m ON m.oid = t.relid))) AS r
+         WHERE s.subenabled AND s.subname !~ '^reshard_' AND r.tables IS NOT NULL),
     'large_objects', (SELECT count(*) FROM pg_largeobject_metadata),
     'used_roles', (SELECT coalesce(jsonb_agg(jsonb_build_object(
                               'name', r.rolname, 'quoted', quote_ident(r.rolname),
-                              'login', r.rolcanlogin) ORDER BY r.rolname), '[]')
+                              'login', r.rolcanlogin,
+                              'uses', CASE WHEN $3 THEN (SELECT jsonb_agg(jsonb_build_object(
+                                                  'class', u.class, 'schema_name', u.schema_name,
+                                                  'name', u.name))
+                                         FROM used_role AS u WHERE u.oid = r.oid)
+                                      ELSE '[]' END)
+                              ORDER BY r.rolname), '[]')
                      FROM pg_roles AS r WHERE r.oid IN (SELECT u.oid FROM used_role AS u))
 )::text

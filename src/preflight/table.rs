@@ -2,17 +2,38 @@
 use crate::error::Kind;
 use crate::preflight::facts::{Facts, ForeignKey, Table};
 use crate::preflight::finding::{Finding, Severity};
+use crate::remote::quote::ident;
+use crate::state::options::{Constraint, ForeignKeys, ReplicaIdentity};
 
 /// Foreign keys hold on each shard by itself.
 pub fn foreign_keys(facts: &Facts<'_>) -> Vec<Finding> {
     let Some(content) = &facts.content else { return Vec::new() };
     let mut found: Vec<Finding> =
         content.foreign_keys.iter().filter_map(|k| judge(facts, k)).collect();
-    if !facts.verb.makes_schema() {
+    let treated = match facts.options.foreign_keys {
         // Whether the shards get the constraint is up to the user.
-        found.iter_mut().for_each(|f| f.severity = Severity::Warning);
+        _ if !facts.verb.makes_schema() => "",
+        ForeignKeys::Error => return found,
+        ForeignKeys::NotValid => " The shards get it NOT VALID (option foreign_keys).",
+        ForeignKeys::Skip => " The shards don't get it (option foreign_keys).",
+    };
+    for finding in &mut found {
+        finding.severity = Severity::Warning;
+        finding.detail.push_str(treated);
     }
     found
+}
+
+/// The foreign keys that [`foreign_keys`] is about.
+pub fn unfit_foreign_keys(facts: &Facts<'_>) -> Vec<Constraint> {
+    let all = facts.content.iter().flat_map(|c| &c.foreign_keys);
+    all.filter(|key| judge(facts, key).is_some())
+        .map(|key| Constraint {
+            schema_name: key.from_schema.clone(),
+            table_name: key.from_table.clone(),
+            name: key.name.clone(),
+        })
+        .collect()
 }
 
 fn judge(facts: &Facts<'_>, key: &ForeignKey) -> Option<Finding> {
@@ -45,7 +66,8 @@ fn judge(facts: &Facts<'_>, key: &ForeignKey) -> Option<Finding> {
         return None;
     }
     let drop = format!(
-        "Drop the constraint, or change the sharding keys: ALTER TABLE {} DROP CONSTRAINT \"{}\";",
+        "Use option foreign_keys (\"not_valid\" or \"skip\"), change the sharding keys, or drop the \
+         constraint: ALTER TABLE {} DROP CONSTRAINT \"{}\";",
         key.from_name,
         key.name.replace('"', "\"\"")
     );
@@ -158,18 +180,107 @@ pub fn firing_triggers(facts: &Facts<'_>) -> Vec<Finding> {
     facts.tables().flat_map(each).collect()
 }
 
-/// Tables whose rows are found by all of their columns.
+/// What is done so that UPDATE and DELETE can be replicated, table by table.
 pub fn replica_identity(facts: &Facts<'_>) -> Vec<Finding> {
+    if !facts.verb.has_flows() {
+        return Vec::new();
+    }
+    facts.leaves().filter_map(|t| identity(facts, t)).collect()
+}
+
+fn identity(facts: &Facts<'_>, table: &Table) -> Option<Finding> {
+    let key = sharded(table).filter(|_| facts.is_spread());
+    let fits = match key {
+        Some(_) => table.identity_holds_key,
+        None => table.identity != "none",
+    };
+    if fits {
+        return None;
+    }
+    let lacks = match key {
+        Some(key) => format!("the replica identity of {} lacks sharding key \"{key}\"", table.name),
+        None => format!("table {} has no replica identity", table.name),
+    };
+    let by_index = table
+        .identity_index
+        .as_ref()
+        .filter(|_| facts.options.replica_identity == ReplicaIdentity::Auto);
+    if let Some(index) = by_index {
+        return Some(
+            Finding::info("replica_identity", lacks).object(table.name.clone()).detail(format!(
+                "It gets REPLICA IDENTITY USING INDEX \"{index}\" during the run, which costs nothing."
+            )),
+        );
+    }
+    let finding = if table.column_list {
+        Finding::error("replica_identity", Kind::Unsupported, lacks)
+            .detail("The publication lists its columns, which rules out REPLICA IDENTITY FULL.")
+    } else {
+        Finding::info("replica_identity", lacks).detail(format!(
+            "It gets REPLICA IDENTITY FULL during the run: UPDATE and DELETE write the whole old \
+             row to the WAL{}.",
+            match table.identity.as_str() {
+                "none" => ", and the shards search for each changed row by all of its columns",
+                _ => "",
+            }
+        ))
+    };
+    let columns = key.map_or("...".to_owned(), |key| format!("..., {}", ident(key)));
+    Some(finding.object(table.name.clone()).hint(format!(
+        "To avoid that: CREATE UNIQUE INDEX CONCURRENTLY ON {} ({columns}); over NOT NULL columns.",
+        table.name
+    )))
+}
+
+/// Rows without a sharding key, which all go to shard 0.
+pub fn sharding_key_null(facts: &Facts<'_>) -> Vec<Finding> {
+    if !facts.is_spread() {
+        return Vec::new();
+    }
+    let wrong = |t: &&Table| t.has_null_keys == Some(true);
     facts
         .leaves()
-        .filter(|t| t.identity == "none")
+        .filter(wrong)
         .map(|t| {
-            Finding::info("replica_identity", format!("table {} has no primary key", t.name))
-                .object(t.name.clone())
-                .detail("It gets REPLICA IDENTITY FULL during the run: more WAL, and the shards search for each changed row by all of its columns.")
-                .hint(format!("ALTER TABLE {} ADD PRIMARY KEY (...);", t.name))
+            let key = t.key.as_deref().unwrap_or_default();
+            Finding::warning(
+                "sharding_key_null",
+                format!("sharding key \"{key}\" of table {} is null in some rows", t.name),
+            )
+            .object(t.name.clone())
+            .detail("Rows without a key are all placed on shard 0.")
+            .hint(format!(
+                "Give them a key, then: ALTER TABLE {} ALTER COLUMN {} SET NOT NULL;",
+                t.name,
+                ident(key)
+            ))
         })
         .collect()
+}
+
+/// Row security: no obstacle for a superuser, but from version 16 on for apply
+/// workers, which act as the owner of the table.
+pub fn row_security(facts: &Facts<'_>) -> Vec<Finding> {
+    let newer = facts.known().any(|(_, known)| known.version >= 160_000);
+    let each = |t: &crate::preflight::facts::Secured| {
+        if t.refuses_apply && newer {
+            return Finding::error(
+                "row_security",
+                Kind::Unsupported,
+                format!("row security of table {} would stop replication", t.name),
+            )
+            .object(t.name.clone())
+            .detail(
+                "From version 16 on, changes are applied as the table's owner, and FORCE ROW LEVEL \
+                 SECURITY holds for that one too.",
+            )
+            .hint(format!("For the time of the run: ALTER TABLE {} NO FORCE ROW LEVEL SECURITY;", t.name));
+        }
+        Finding::info("row_security", format!("table {} has row security", t.name))
+            .object(t.name.clone())
+            .detail("All of its rows move, whatever the policies say; the shards get the policies.")
+    };
+    facts.content.iter().flat_map(|c| &c.row_security).map(each).collect()
 }
 
 /// Unlogged tables, whose rows stay behind.
@@ -204,6 +315,8 @@ mod tests {
             name: "k".into(),
             from: 1,
             to: 2,
+            from_schema: "s".into(),
+            from_table: "f".into(),
             from_name: "f".into(),
             to_name: "t".into(),
             from_columns: vec!["id".into(), from.into()],

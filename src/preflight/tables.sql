@@ -30,7 +30,7 @@ WITH RECURSIVE rule AS (
      WHERE a.relid <> l.oid
 ), keyed AS (
     SELECT m.oid, m.leaf, m.attnames, n.nspname, c.relname, c.relkind, c.relpersistence,
-           c.relispartition, c.relreplident,
+           c.relispartition, c.relreplident, c.relhasindex, c.reltuples,
            (SELECT r.column_name
               FROM rule AS r
               LEFT JOIN LATERAL (
@@ -57,6 +57,7 @@ WITH RECURSIVE rule AS (
       JOIN pg_namespace AS n ON n.oid = c.relnamespace
 ), base AS (
     SELECT k.*, a.attnum AS key_attnum, a.attgenerated AS key_generated,
+           a.attnotnull AS key_not_null,
            format_type(a.atttypid, a.atttypmod) AS key_type,
            CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END AS key_base
       FROM keyed AS k
@@ -67,7 +68,8 @@ WITH RECURSIVE rule AS (
 SELECT coalesce(jsonb_agg(jsonb_build_object(
     'oid', b.oid::bigint, 'schema_name', b.nspname, 'table_name', b.relname,
     'name', format('%I.%I', b.nspname, b.relname),
-    'leaf', b.leaf, 'key', b.key, 'key_exists', b.key_attnum IS NOT NULL,
+    'leaf', b.leaf, 'heap_bytes', CASE WHEN b.leaf THEN pg_table_size(b.oid) ELSE 0 END,
+    'key', b.key, 'key_exists', b.key_attnum IS NOT NULL,
     'key_generated', coalesce(b.key_generated <> '', false),
     'key_published', coalesce(b.key = ANY (b.attnames), false),
     'key_type', b.key_type,
@@ -91,6 +93,49 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
         WHEN EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = b.oid AND i.indisprimary)
             THEN 'primary key'
         ELSE 'none' END,
+    'column_list', (SELECT count(*) FROM pg_attribute AS a
+                     WHERE a.attrelid = b.oid AND a.attnum > 0 AND NOT a.attisdropped
+                       AND a.attgenerated = '') > coalesce(cardinality(b.attnames), 10000),
+    'identity_holds_key', b.relreplident = 'f' OR EXISTS (
+        SELECT FROM pg_index AS i
+         WHERE i.indrelid = b.oid AND i.indislive
+           AND CASE b.relreplident WHEN 'd' THEN i.indisprimary
+                                   WHEN 'i' THEN i.indisreplident ELSE false END
+           AND b.key_attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])),
+    -- The unique index that would do, as the run will choose it.
+    'identity_index', (
+        SELECT x.relname
+          FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid
+         WHERE i.indrelid = b.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
+           AND i.indpred IS NULL AND i.indexprs IS NULL
+           AND (b.key_attnum IS NULL
+                OR b.key_attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
+           AND NOT EXISTS (
+               SELECT FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k (attnum)
+                 JOIN pg_attribute AS a ON a.attrelid = b.oid AND a.attnum = k.attnum
+                WHERE NOT a.attnotnull)
+         ORDER BY i.indisprimary DESC, i.indnkeyatts, x.relname LIMIT 1),
+    'key_not_null', coalesce(b.key_not_null, false),
+    -- The function that hash partitioning calls.
+    'key_hash', (
+        SELECT format('%I.%I', n.nspname, p.proname)
+          FROM pg_type AS t
+          JOIN pg_opclass AS o ON o.opcmethod = 405 AND o.opcdefault
+          JOIN pg_amproc AS m ON m.amprocfamily = o.opcfamily AND m.amprocnum = 2
+                             AND m.amproclefttype = o.opcintype AND m.amprocrighttype = o.opcintype
+          JOIN pg_proc AS p ON p.oid = m.amproc
+          JOIN pg_namespace AS n ON n.oid = p.pronamespace
+         WHERE t.oid = b.key_base
+           AND (o.opcintype = t.oid
+                OR o.opcintype = 'anyenum'::regtype AND t.typtype = 'e'
+                OR o.opcintype = 'anyrange'::regtype AND t.typtype = 'r'
+                OR o.opcintype = 'anyarray'::regtype AND t.typelem <> 0 AND t.typlen = -1
+                OR EXISTS (SELECT FROM pg_cast AS c
+                            WHERE c.castsource = t.oid AND c.casttarget = o.opcintype
+                              AND c.castmethod = 'b' AND c.castcontext = 'i'))
+         ORDER BY o.opcintype = t.oid DESC LIMIT 1),
+    'row_estimate', greatest(b.reltuples, 0)::bigint,
+    'total_bytes', CASE WHEN b.leaf THEN pg_total_relation_size(b.oid) ELSE 0 END,
     'unkeyed_unique', (
         SELECT coalesce(jsonb_agg(jsonb_build_object('name', x.relname, 'generated', EXISTS (
                    -- Values that are made by the server, and differ on all shards.

@@ -99,7 +99,8 @@ pub(super) fn config(endpoint: &Endpoint, purpose: Purpose) -> Result<tokio_post
     Ok(config)
 }
 
-/// Opens a session with settings that don't depend on the role's defaults.
+/// Opens a session with settings that don't depend on the role's defaults. Without
+/// JIT: compiling the catalog queries of ours takes far longer than running them.
 ///
 /// # Errors
 /// 08001 where the server can't be reached, 28xxx where it refuses the login.
@@ -119,7 +120,7 @@ pub async fn connect(endpoint: &Endpoint, purpose: Purpose) -> Result<Connection
              SET idle_in_transaction_session_timeout = 0; SET client_min_messages = warning; \
              SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET extra_float_digits = 3; \
              SET TimeZone = 'UTC'; SET bytea_output = 'hex'; SET row_security = off; \
-             SET synchronous_commit = on",
+             SET synchronous_commit = on; SET jit = off; SET reshard.ddl_guard = off",
         )
         .await?;
     Ok(connection)
@@ -194,6 +195,23 @@ impl Connection {
             }
             _ => None,
         }))
+    }
+
+    /// All rows of statements sent as text, in one round trip.
+    ///
+    /// # Errors
+    /// The server's, with the shard named.
+    pub async fn text_rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        let messages = self.client.simple_query(sql).await.map_err(|e| self.error(&e))?;
+        Ok(messages
+            .into_iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(row) => {
+                    Some((0..row.len()).map(|i| row.get(i).map(str::to_owned)).collect())
+                }
+                _ => None,
+            })
+            .collect())
     }
 
     /// Whether the session is known to be lost.

@@ -1,9 +1,10 @@
 //! The control sessions of one migration: one to each shard of both clusters,
 //! opened when first needed and again when lost.
 use std::cell::RefCell;
+use std::future::Future;
 use std::rc::Rc;
 
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 
 use crate::cluster::{Cluster, ShardNo, Side};
 use crate::error::{Error, Result};
@@ -85,6 +86,23 @@ impl Links {
                 .map(|shard| async move { Ok((shard, self.session(side, shard).await?)) }),
         )
         .await
+    }
+
+    /// Does the same on all shards of a side at the same time, whatever becomes of
+    /// the others.
+    ///
+    /// # Errors
+    /// The first one by number, once all have ended.
+    pub async fn each<Fut>(&self, side: Side, work: impl Fn(Rc<Connection>) -> Fut) -> Result<()>
+    where
+        Fut: Future<Output = Result<()>>,
+    {
+        let work = &work;
+        let shards = self.cluster(side).numbers();
+        join_all(shards.map(|shard| async move { work(self.session(side, shard).await?).await }))
+            .await
+            .into_iter()
+            .collect()
     }
 
     /// Runs the same statements on all shards of a side at the same time.

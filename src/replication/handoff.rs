@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use futures::future::try_join_all;
 
-use crate::cluster::{Direction, ShardNo};
+use crate::cluster::{Direction, ShardNo, Side};
 use crate::error::{Error, Result};
 use crate::remote::quote::literal;
 use crate::remote::{Connection, Links};
@@ -55,78 +55,122 @@ pub async fn prepare_reverse(
 }
 
 /// Moves the slots of flows that wait, and their subscribers' origins, to the end
-/// of what is on disk, so that nothing before it is ever sent, nor after a crash.
+/// of what is on disk, so that they keep little WAL.
+///
+/// # Errors
+/// The servers'; 55006 where a slot is in use.
+pub async fn advance(links: &Links, flows: &[Flow]) -> Result<()> {
+    let positions = positions(links, flows).await?;
+    let publishers = group(flows, |f| f.shard_on(f.direction.publisher()));
+    try_join_all(publishers.into_iter().map(|(shard, flows)| {
+        let positions = &positions;
+        async move {
+            let Some(side) = flows.first().map(|f| f.direction.publisher()) else { return Ok(()) };
+            let session = links.session(side, shard).await?;
+            advance_slots(&session, &flows, positions).await
+        }
+    }))
+    .await?;
+    begin_at(links, flows, &positions).await
+}
+
+/// Where the flows of each shard are to begin.
+pub type Positions = BTreeMap<ShardNo, String>;
+
+/// The end of what is on disk on each publisher, behind all that can be seen there.
 ///
 /// Apply workers commit asynchronously: rows already visible may lie beyond what
 /// is on disk. A synchronous commit comes first, so that the position is behind
 /// all of them.
 ///
 /// # Errors
-/// The servers'; 55006 where a slot is in use.
-pub async fn advance(links: &Links, flows: &[Flow]) -> Result<()> {
-    let mut by_shard: BTreeMap<ShardNo, Vec<&Flow>> = BTreeMap::new();
-    let Some(side) = flows.first().map(|f| f.direction.publisher()) else { return Ok(()) };
-    for flow in flows {
-        by_shard.entry(flow.shard_on(side)).or_default().push(flow);
-    }
-    let positions = try_join_all(by_shard.into_iter().map(|(shard, flows)| async move {
+/// The servers'.
+pub async fn positions(links: &Links, flows: &[Flow]) -> Result<Positions> {
+    let publishers = group(flows, |f| f.shard_on(f.direction.publisher()));
+    let positions = try_join_all(publishers.into_iter().map(|(shard, flows)| async move {
+        let side = flows.first().map_or(Side::Source, |f| f.direction.publisher());
         let session = links.session(side, shard).await?;
-        let position = advance_on(&session, &flows).await?;
-        Ok::<_, Error>(flows.into_iter().map(move |f| (f, position.clone())).collect::<Vec<_>>())
+        let rows = session
+            .text_rows(
+                "BEGIN; SELECT pg_logical_emit_message(true, 'reshard', 'handoff'); COMMIT; \
+                 SELECT pg_current_wal_flush_lsn()",
+            )
+            .await?;
+        let position = rows.last().and_then(|row| row.first().cloned().flatten());
+        let position = position.ok_or_else(|| Error::internal("a server has no WAL position"))?;
+        Ok::<_, Error>((shard, position))
     }))
     .await?;
-    let subscriber = side.other();
-    let mut by_subscriber: BTreeMap<ShardNo, Vec<(&Flow, String)>> = BTreeMap::new();
-    for (flow, position) in positions.into_iter().flatten() {
-        by_subscriber.entry(flow.shard_on(subscriber)).or_default().push((flow, position));
-    }
-    try_join_all(by_subscriber.into_iter().map(|(shard, flows)| async move {
-        let session = links.session(subscriber, shard).await?;
-        advance_origins(&session, &flows).await
+    Ok(positions.into_iter().collect())
+}
+
+/// Has the flows begin at these positions: moves what their subscribers ask for.
+///
+/// The slots themselves need not be there yet: a walsender starts at the later one
+/// of the two (`CreateDecodingContext` in src/backend/replication/logical/logical.c).
+/// And a slot's position goes to disk with the next checkpoint only: after a crash
+/// of the publisher it may be an earlier one. The origin is in the subscriber's
+/// WAL, and on disk with the next synchronous commit there.
+///
+/// # Errors
+/// The servers'; 55006 where a subscription is enabled.
+pub async fn begin_at(links: &Links, flows: &[Flow], positions: &Positions) -> Result<()> {
+    let subscribers = group(flows, |f| f.shard_on(f.direction.subscriber()));
+    try_join_all(subscribers.into_iter().map(|(shard, flows)| async move {
+        let Some(side) = flows.first().map(|f| f.direction.subscriber()) else { return Ok(()) };
+        let session = links.session(side, shard).await?;
+        advance_origins(&session, &flows, positions).await
     }))
     .await?;
     Ok(())
 }
 
-/// Moves the slots of one publisher; returns the position they are at.
-async fn advance_on(session: &Rc<Connection>, flows: &[&Flow]) -> Result<String> {
-    session.batch("SELECT pg_logical_emit_message(true, 'reshard', 'handoff')").await?;
-    let position: String = session.value("SELECT pg_current_wal_flush_lsn()::text", &[]).await?;
-    let statements: Vec<String> = flows
-        .iter()
-        .map(|flow| {
-            format!(
-                "SELECT pg_replication_slot_advance({}, {}) FROM pg_replication_slots \
-                  WHERE slot_name = {} AND confirmed_flush_lsn < {}::pg_lsn",
-                literal(&flow.slot_name),
-                literal(&position),
-                literal(&flow.slot_name),
-                literal(&position)
-            )
-        })
-        .collect();
-    session.batch(&statements.join("; ")).await?;
-    Ok(position)
+fn group(flows: &[Flow], shard: impl Fn(&Flow) -> ShardNo) -> BTreeMap<ShardNo, Vec<&Flow>> {
+    let mut groups: BTreeMap<ShardNo, Vec<&Flow>> = BTreeMap::new();
+    for flow in flows {
+        groups.entry(shard(flow)).or_default().push(flow);
+    }
+    groups
 }
 
-/// Moves what the subscriber asks for to the same position.
-///
-/// A slot's position goes to disk with the next checkpoint only: after a crash of
-/// the publisher it may be an earlier one (manual section "Replication Management
-/// Functions", pg_replication_slot_advance). The subscriber's origin is in its
-/// WAL, and a walsender starts at the later one of the two.
-async fn advance_origins(session: &Rc<Connection>, flows: &[(&Flow, String)]) -> Result<()> {
-    let statements: Vec<String> = flows
-        .iter()
-        .map(|(flow, position)| {
-            format!(
-                "SELECT pg_replication_origin_advance('pg_' || s.oid, {}::pg_lsn) \
-                   FROM pg_subscription AS s JOIN pg_database AS d ON d.oid = s.subdbid \
-                  WHERE d.datname = current_database() AND s.subname = {}",
-                literal(position),
-                literal(&flow.subscription_name)
-            )
-        })
-        .collect();
+fn position<'a>(flow: &Flow, positions: &'a Positions) -> Result<&'a String> {
+    positions
+        .get(&flow.shard_on(flow.direction.publisher()))
+        .ok_or_else(|| Error::internal(format!("no position for slot \"{}\"", flow.slot_name)))
+}
+
+/// Moves the slots of one publisher.
+async fn advance_slots(
+    session: &Rc<Connection>,
+    flows: &[&Flow],
+    positions: &Positions,
+) -> Result<()> {
+    let mut statements = Vec::with_capacity(flows.len());
+    for flow in flows {
+        let (slot, position) = (literal(&flow.slot_name), literal(position(flow, positions)?));
+        statements.push(format!(
+            "SELECT pg_replication_slot_advance({slot}, {position}) FROM pg_replication_slots \
+              WHERE slot_name = {slot} AND confirmed_flush_lsn < {position}::pg_lsn"
+        ));
+    }
+    session.batch(&statements.join("; ")).await
+}
+
+/// Moves the origins of one subscriber.
+async fn advance_origins(
+    session: &Rc<Connection>,
+    flows: &[&Flow],
+    positions: &Positions,
+) -> Result<()> {
+    let mut statements = Vec::with_capacity(flows.len());
+    for flow in flows {
+        statements.push(format!(
+            "SELECT pg_replication_origin_advance('pg_' || s.oid, {}::pg_lsn) \
+               FROM pg_subscription AS s JOIN pg_database AS d ON d.oid = s.subdbid \
+              WHERE d.datname = current_database() AND s.subname = {}",
+            literal(position(flow, positions)?),
+            literal(&flow.subscription_name)
+        ));
+    }
     session.batch(&statements.join("; ")).await
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Kind, Result};
 use crate::gucs;
-use crate::remote::Connection;
+use crate::remote::{blockers, Connection};
 
 /// How long DDL on one table is tried altogether.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -41,25 +41,13 @@ pub async fn batch(session: &Connection, table: &str, sql: &str) -> Result<()> {
                 Kind::LockNotAvailable,
                 format!("could not lock table {table} on {}", session.label()),
             )
-            .detail(format!("In the way: {}.", holders(session, table).await?))
+            .detail(match blockers::of_table(session, table).await?.join("; ") {
+                none if none.is_empty() => "Nobody holds a lock on it now.".to_owned(),
+                who => format!("In the way: {who}."),
+            })
             .hint("End these sessions, then SELECT reshard_resume(...)."));
         }
         // Others go first: as long a pause as the turn was.
         tokio::time::sleep(Duration::from_millis(turn.unsigned_abs().into())).await;
     }
-}
-
-/// Sessions that hold locks on a table, for people.
-async fn holders(session: &Connection, table: &str) -> Result<String> {
-    let row = session
-        .one(
-            "SELECT coalesce(string_agg(format('pid %s (user \"%s\", application \"%s\", \
-                        transaction open for %s)', a.pid, a.usename, a.application_name, \
-                        date_trunc('second', now() - a.xact_start)), '; '), 'no session now') \
-               FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) \
-              WHERE l.relation = to_regclass($1) AND l.granted AND a.pid <> pg_backend_pid()",
-            &[&table],
-        )
-        .await?;
-    row.try_get(0).map_err(|e| session.error(&e))
 }

@@ -9,6 +9,7 @@ use futures::future::try_join_all;
 
 use crate::cluster::ShardNo;
 use crate::error::{Error, Kind, Result};
+use crate::remote::quote::literal;
 use crate::remote::{Connection, Links};
 use crate::state::flow::Flow;
 
@@ -20,21 +21,54 @@ const POLL: Duration = Duration::from_millis(2);
 /// # Errors
 /// 55P03 after `timeout`, with the flows that did not answer; the servers'.
 pub async fn round_trip(links: &Links, flows: &[Flow], timeout: Duration) -> Result<Duration> {
+    let sent = send(links, flows).await?;
+    sent.arrive(links, flows, timeout).await
+}
+
+/// Markers on their way: the value that was written for each.
+pub struct Sent {
+    at: Instant,
+    written: Values,
+}
+
+/// Writes a marker into every flow.
+///
+/// # Errors
+/// The servers'.
+pub async fn send(links: &Links, flows: &[Flow]) -> Result<Sent> {
     let Some(direction) = flows.first().map(|f| f.direction) else {
         return Err(Error::internal("a marker needs a flow"));
     };
-    let began = Instant::now();
+    let at = Instant::now();
     let publishers = group(links, flows, direction.publisher()).await?;
-    let written = write(&publishers).await?;
-    let subscribers = group(links, flows, direction.subscriber()).await?;
-    try_join_all(
-        subscribers.iter().map(|(session, flows)| arrive(session, flows, &written, began, timeout)),
-    )
-    .await?;
-    Ok(began.elapsed())
+    Ok(Sent { at, written: write(&publishers).await? })
 }
 
-/// The value that was written for each marker.
+impl Sent {
+    /// Waits until each has arrived; how long they took.
+    ///
+    /// # Errors
+    /// As [`round_trip`]; the time counts from when they were written.
+    pub async fn arrive(
+        &self,
+        links: &Links,
+        flows: &[Flow],
+        timeout: Duration,
+    ) -> Result<Duration> {
+        let Some(direction) = flows.first().map(|f| f.direction) else {
+            return Err(Error::internal("a marker needs a flow"));
+        };
+        let subscribers = group(links, flows, direction.subscriber()).await?;
+        try_join_all(
+            subscribers
+                .iter()
+                .map(|(session, flows)| arrive(session, flows, &self.written, self.at, timeout)),
+        )
+        .await?;
+        Ok(self.at.elapsed())
+    }
+}
+
 type Values = BTreeMap<String, i64>;
 
 type Group<'a> = Vec<(Rc<Connection>, Vec<&'a Flow>)>;
@@ -59,19 +93,22 @@ async fn group<'a>(
 /// Writes a value, larger than all before, for every flow of each publisher.
 async fn write(publishers: &Group<'_>) -> Result<Values> {
     let written = try_join_all(publishers.iter().map(|(session, flows)| async move {
-        let ids: Vec<String> = flows.iter().map(|f| f.marker_id()).collect();
+        let ids: Vec<String> = flows.iter().map(|f| literal(&f.marker_id())).collect();
         let rows = session
-            .query(
+            .text_rows(&format!(
                 "INSERT INTO reshard.marker AS m (id, value) \
-                 SELECT id, 1 FROM unnest($1::text[]) AS id \
+                 SELECT id, 1 FROM unnest(ARRAY[{}]) AS id \
                  ON CONFLICT (id) DO UPDATE SET value = m.value + 1 RETURNING id, value",
-                &[&ids],
-            )
+                ids.join(", ")
+            ))
             .await?;
-        rows.iter()
-            .map(|row| {
-                let get = |e: tokio_postgres::Error| session.error(&e);
-                Ok((row.try_get(0).map_err(get)?, row.try_get(1).map_err(get)?))
+        rows.into_iter()
+            .map(|row| match row.as_slice() {
+                [Some(id), Some(value)] => match value.parse() {
+                    Ok(value) => Ok((id.clone(), value)),
+                    Err(_) => Err(Error::internal(format!("marker with value \"{value}\""))),
+                },
+                _ => Err(Error::internal("a marker without a value")),
             })
             .collect::<Result<Vec<(String, i64)>>>()
     }))
@@ -86,18 +123,20 @@ async fn arrive(
     began: Instant,
     timeout: Duration,
 ) -> Result<()> {
-    let ids: Vec<String> = flows.iter().map(|f| f.marker_id()).collect();
-    let values: Vec<i64> = ids.iter().filter_map(|id| written.get(id).copied()).collect();
+    let wanted: Vec<String> = flows
+        .iter()
+        .map(|f| f.marker_id())
+        .filter_map(|id| written.get(&id).map(|value| format!("({}, {value})", literal(&id))))
+        .collect();
+    let sql = format!(
+        "SELECT w.id FROM (VALUES {}) AS w (id, value) \
+          WHERE NOT EXISTS (SELECT 1 FROM reshard.marker AS m \
+                             WHERE m.id = w.id AND m.value >= w.value)",
+        wanted.join(", ")
+    );
     loop {
-        let missing: Vec<String> = session
-            .value(
-                "SELECT coalesce(array_agg(w.id), '{}') \
-                   FROM unnest($1::text[], $2::bigint[]) AS w (id, value) \
-                  WHERE NOT EXISTS (SELECT 1 FROM reshard.marker AS m \
-                                     WHERE m.id = w.id AND m.value >= w.value)",
-                &[&ids, &values],
-            )
-            .await?;
+        let missing: Vec<String> =
+            session.text_rows(&sql).await?.into_iter().flatten().flatten().collect();
         if missing.is_empty() {
             return Ok(());
         }

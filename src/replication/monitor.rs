@@ -6,6 +6,7 @@ use futures::join;
 
 use crate::cluster::{ShardNo, Side};
 use crate::error::Result;
+use crate::pg::apply_errors;
 use crate::remote::{Connection, Links};
 use crate::state::flow::{Flow, Observation};
 
@@ -22,6 +23,8 @@ struct Subscription {
     enabled: bool,
     running: bool,
     errors: i64,
+    /// What its apply worker failed with last, where this server knows.
+    last_error: Option<String>,
 }
 
 /// What both ends of each flow say, in the order of `flows`.
@@ -74,10 +77,15 @@ fn judge(flow: &Flow, slot: Option<&Slot>, subscription: Option<&Subscription>) 
         error = match subscription {
             None => Some("the subscription is missing".to_owned()),
             Some(s) if !s.enabled => Some("the subscription is disabled".to_owned()),
-            Some(s) if !s.running && s.errors > 0 => Some(format!(
-                "the apply worker fails ({} errors so far); the subscriber's log says why",
-                s.errors
-            )),
+            Some(s) if !s.running && s.errors > 0 => Some(match &s.last_error {
+                Some(text) => {
+                    format!("the apply worker fails ({} errors so far): {text}", s.errors)
+                }
+                None => format!(
+                    "the apply worker fails ({} errors so far); the subscriber's log says why",
+                    s.errors
+                ),
+            }),
             Some(_) => None,
         };
     }
@@ -137,17 +145,23 @@ async fn all_subscriptions(links: &Links) -> Result<HashMap<Key, Subscription>> 
         let sessions = links.sessions(side).await?;
         let found = try_join_all(sessions.iter().map(|(_, s)| subscriptions(s))).await?;
         for ((shard, _), subscriptions) in sessions.iter().zip(found) {
-            out.extend(subscriptions.into_iter().map(|(name, s)| (key(side, *shard, &name), s)));
+            for (name, oid, mut subscription) in subscriptions {
+                // The source's shard is this server.
+                if side == Side::Source {
+                    subscription.last_error = apply_errors::last(oid);
+                }
+                out.insert(key(side, *shard, &name), subscription);
+            }
         }
     }
     Ok(out)
 }
 
-async fn subscriptions(session: &Connection) -> Result<Vec<(String, Subscription)>> {
+async fn subscriptions(session: &Connection) -> Result<Vec<(String, u32, Subscription)>> {
     let rows = session
         .query(
             "SELECT s.subname::text, s.subenabled, w.pid IS NOT NULL, \
-                    coalesce(e.apply_error_count, 0) \
+                    coalesce(e.apply_error_count, 0), s.oid \
                FROM pg_subscription AS s \
                JOIN pg_database AS d ON d.oid = s.subdbid AND d.datname = current_database() \
                LEFT JOIN pg_stat_subscription AS w ON w.subid = s.oid AND w.relid IS NULL \
@@ -161,10 +175,12 @@ async fn subscriptions(session: &Connection) -> Result<Vec<(String, Subscription
             let get = |e: tokio_postgres::Error| session.error(&e);
             Ok((
                 row.try_get(0).map_err(get)?,
+                row.try_get(4).map_err(get)?,
                 Subscription {
                     enabled: row.try_get(1).map_err(get)?,
                     running: row.try_get(2).map_err(get)?,
                     errors: row.try_get(3).map_err(get)?,
+                    last_error: None,
                 },
             ))
         })

@@ -1,8 +1,8 @@
 //! Publications of a migration: one per subscriber on each publisher, whose row
 //! filters are the subscriber's placement.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cluster::ShardNo;
+use crate::cluster::{Direction, ShardNo};
 use crate::error::{Error, Result};
 use crate::remote::quote::{ident, literal};
 use crate::remote::Connection;
@@ -23,34 +23,37 @@ pub type Parents = BTreeMap<i32, String>;
 /// The server's.
 pub async fn placement_parents(session: &Connection, tables: &[Table]) -> Result<Parents> {
     let mut parents = Parents::new();
-    let mut known: BTreeMap<String, String> = BTreeMap::new();
-    for table in tables {
-        let Some(key) = &table.key_column else { continue };
-        let row = session
-            .one(
-                "SELECT format('placement_%s_%s', a.atttypid, a.attcollation), \
-                        format_type(a.atttypid, NULL), \
-                        (SELECT format('COLLATE %I.%I', n.nspname, l.collname) FROM pg_collation AS l \
-                           JOIN pg_namespace AS n ON n.oid = l.collnamespace \
-                          WHERE l.oid = a.attcollation) \
-                   FROM pg_attribute AS a WHERE a.attrelid = to_regclass($1) AND a.attname = $2",
-                &[&table.qualified(), key],
-            )
-            .await?;
+    let mut made = BTreeSet::new();
+    let keyed: Vec<(&Table, &str)> =
+        tables.iter().filter_map(|t| Some((t, t.key_column.as_deref()?))).collect();
+    let names: Vec<String> = keyed.iter().map(|(t, _)| t.qualified()).collect();
+    let columns: Vec<&str> = keyed.iter().map(|(_, key)| *key).collect();
+    let rows = session
+        .query(
+            "SELECT t.nr, format('placement_%s_%s', a.atttypid, a.attcollation), \
+                    format_type(a.atttypid, NULL), \
+                    (SELECT format('COLLATE %I.%I', n.nspname, l.collname) FROM pg_collation AS l \
+                       JOIN pg_namespace AS n ON n.oid = l.collnamespace \
+                      WHERE l.oid = a.attcollation) \
+               FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (name, key, nr) \
+               JOIN pg_attribute AS a ON a.attrelid = to_regclass(t.name) AND a.attname = t.key \
+              ORDER BY t.nr",
+            &[&names, &columns],
+        )
+        .await?;
+    for row in rows {
         let get = |e: tokio_postgres::Error| session.error(&e);
-        let name: String = row.try_get(0).map_err(get)?;
-        let type_name: String = row.try_get(1).map_err(get)?;
-        let collation: Option<String> = row.try_get(2).map_err(get)?;
-        let parent = match known.get(&name) {
-            Some(parent) => parent.clone(),
-            None => {
-                let parent = format!("reshard.{}", ident(&name));
-                make_parent(session, &parent, &type_name, collation.as_deref()).await?;
-                known.insert(name, parent.clone());
-                parent
-            }
-        };
-        parents.insert(table.table_id, parent);
+        let number: i64 = row.try_get(0).map_err(get)?;
+        let name: String = row.try_get(1).map_err(get)?;
+        let type_name: String = row.try_get(2).map_err(get)?;
+        let collation: Option<String> = row.try_get(3).map_err(get)?;
+        let parent = format!("reshard.{}", ident(&name));
+        if made.insert(name) {
+            make_parent(session, &parent, &type_name, collation.as_deref()).await?;
+        }
+        if let Some((table, _)) = keyed.get(number as usize - 1) {
+            parents.insert(table.table_id, parent);
+        }
     }
     Ok(parents)
 }
@@ -113,6 +116,9 @@ fn statement(
 ) -> Result<String> {
     let mut members =
         vec![format!("TABLE reshard.marker WHERE (id = {})", literal(&flow.marker_id()))];
+    if flow.direction == Direction::Forward {
+        members.push(format!("TABLE reshard.ddl WHERE (task_id = {})", flow.task_id));
+    }
     for table in tables {
         let mut conditions = Vec::new();
         if let (Some(key), true) = (&table.key_column, subscribers > 1) {
@@ -159,31 +165,30 @@ fn column_list(table: &Table) -> String {
 pub async fn drop_tables(session: &Connection, publication: &str, tables: &[&Table]) -> Result<()> {
     let rows = session
         .query(
-            "SELECT format('%I.%I', schemaname, tablename) FROM pg_publication_tables \
+            "SELECT schemaname::text, tablename::text FROM pg_publication_tables \
               WHERE pubname = $1",
             &[&publication],
         )
         .await?;
-    let mut members = Vec::new();
+    let mut members = BTreeSet::new();
     for row in rows {
-        members.push(row.try_get::<_, String>(0).map_err(|e| session.error(&e))?);
+        let get = |e: tokio_postgres::Error| session.error(&e);
+        let member: (String, String) = (row.try_get(0).map_err(get)?, row.try_get(1).map_err(get)?);
+        members.insert(member);
     }
-    for table in tables {
-        let plain: bool = session
-            .value(
-                "SELECT format('%I.%I', $1::text, $2::text) = ANY ($3)",
-                &[&table.schema_name, &table.table_name, &members],
-            )
+    let gone: Vec<String> = tables
+        .iter()
+        .filter(|t| members.contains(&(t.schema_name.clone(), t.table_name.clone())))
+        .map(|t| format!("ONLY {}", t.qualified()))
+        .collect();
+    for chunk in gone.chunks(100) {
+        session
+            .batch(&format!(
+                "ALTER PUBLICATION {} DROP TABLE {}",
+                ident(publication),
+                chunk.join(", ")
+            ))
             .await?;
-        if plain {
-            session
-                .batch(&format!(
-                    "ALTER PUBLICATION {} DROP TABLE ONLY {}",
-                    ident(publication),
-                    table.qualified()
-                ))
-                .await?;
-        }
     }
     Ok(())
 }
@@ -192,12 +197,11 @@ pub async fn drop_tables(session: &Connection, publication: &str, tables: &[&Tab
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::cluster::Direction;
 
     fn table(key: Option<&str>, filter: Option<&str>) -> Table {
         Table {
             table_id: 1,
-            wave: 1,
+            wave: Some(1),
             schema_name: "s".into(),
             table_name: "T".into(),
             columns: vec!["a".into()],
@@ -206,6 +210,7 @@ mod tests {
             row_filter: filter.map(Into::into),
             identity: "d".into(),
             identity_index: None,
+            bytes_total: 0,
             status: "pending".into(),
         }
     }

@@ -5,6 +5,8 @@
 //! This comes before the filtered publication exists: a row filter over a column
 //! outside of the replica identity makes the application's own UPDATE and
 //! DELETE fail (`CheckCmdReplicaIdentity` in src/backend/executor/execReplication.c).
+use std::collections::BTreeMap;
+
 use crate::error::{Error, Kind, Result};
 use crate::remote::quote::{ident, literal};
 use crate::remote::Connection;
@@ -52,23 +54,39 @@ struct Facts {
     detoasting: bool,
 }
 
-/// Brings one table into shape; returns the index that is its identity now, if
-/// one is. Repeatable.
+/// Brings tables into shape; returns for each the index that is its identity now,
+/// if one is. One look at the catalogs for all of them; those that are in shape
+/// are not touched. Repeatable.
 ///
 /// # Errors
 /// 0A000 where a column list rules out the identity that is needed; 55P03 where
-/// the table can't be locked; the server's.
-pub async fn table(
+/// a table can't be locked; the server's.
+pub async fn tables<'a>(
+    session: &Connection,
+    tables: &'a [Table],
+    settings: impl Fn(usize, &'a Table) -> Settings<'a>,
+) -> Result<Vec<Option<String>>> {
+    let wanted: Vec<Settings<'a>> =
+        tables.iter().enumerate().map(|(i, table)| settings(i, table)).collect();
+    let facts = facts(session, tables, &wanted).await?;
+    let mut indexes = Vec::with_capacity(tables.len());
+    for ((table, settings), facts) in tables.iter().zip(&wanted).zip(&facts) {
+        indexes.push(one(session, table, settings, facts).await?);
+    }
+    Ok(indexes)
+}
+
+async fn one(
     session: &Connection,
     table: &Table,
     settings: &Settings<'_>,
+    facts: &Facts,
 ) -> Result<Option<String>> {
-    let facts = facts(session, table, settings.filter_column).await?;
     let name = table.qualified();
     let mut statements = Vec::new();
     let mut index = facts.identity_index.clone();
     let mut whole_rows = facts.identity == "f";
-    match identity_needed(&facts, table, settings)? {
+    match identity_needed(facts, table, settings)? {
         Change::None => {}
         Change::Index(wanted) => {
             statements.push(format!(
@@ -148,11 +166,16 @@ fn identity_needed(facts: &Facts, table: &Table, settings: &Settings<'_>) -> Res
 
 /// Statements that put the fence on a relation.
 fn fence_statements(name: &str, cluster: &str, has_extension: bool) -> Vec<String> {
-    let mut statements = vec![format!(
-        "CREATE TRIGGER {FENCE_TRIGGER} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {name} \
-         FOR EACH STATEMENT EXECUTE FUNCTION reshard.fence({})",
-        literal(cluster)
-    )];
+    let mut statements = vec![
+        format!(
+            "CREATE OR REPLACE TRIGGER {FENCE_TRIGGER} \
+             BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {name} \
+             FOR EACH STATEMENT EXECUTE FUNCTION reshard.fence({})",
+            literal(cluster)
+        ),
+        // Also for sessions with session_replication_role = replica.
+        format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {FENCE_TRIGGER}"),
+    ];
     if has_extension {
         statements
             .push(format!("ALTER TRIGGER {FENCE_TRIGGER} ON {name} DEPENDS ON EXTENSION reshard"));
@@ -160,12 +183,13 @@ fn fence_statements(name: &str, cluster: &str, has_extension: bool) -> Vec<Strin
     statements
 }
 
-/// Puts the fence on the partitioned tables above the tables of a migration: a
-/// statement's triggers are those of the relation that it names.
+/// Puts the fence on the tables of a migration and on those above them, by
+/// partitioning or inheritance, wherever it is missing or disabled: a statement's
+/// triggers are those of the relation that it names.
 ///
 /// # Errors
-/// As [`table`].
-pub async fn fence_parents(
+/// As [`tables`].
+pub async fn fence(
     session: &Connection,
     tables: &[Table],
     cluster: &str,
@@ -174,13 +198,15 @@ pub async fn fence_parents(
     let names: Vec<String> = tables.iter().map(Table::qualified).collect();
     let rows = session
         .query(
-            "SELECT DISTINCT format('%I.%I', n.nspname, c.relname) \
-               FROM unnest($1::text[]) AS t (name), \
-                    pg_partition_ancestors(to_regclass(t.name)) AS a (relid) \
-               JOIN pg_class AS c ON c.oid = a.relid \
+            "WITH RECURSIVE relation (oid) AS ( \
+                 SELECT to_regclass(t.name)::oid FROM unnest($1::text[]) AS t (name) \
+                 UNION SELECT i.inhparent FROM relation AS r JOIN pg_inherits AS i ON i.inhrelid = r.oid) \
+             SELECT format('%I.%I', n.nspname, c.relname) \
+               FROM relation AS r JOIN pg_class AS c ON c.oid = r.oid \
                JOIN pg_namespace AS n ON n.oid = c.relnamespace \
-              WHERE c.relkind = 'p' AND NOT EXISTS (SELECT 1 FROM pg_trigger AS g \
-                    WHERE g.tgrelid = c.oid AND g.tgname = $2 AND NOT g.tgisinternal)",
+              WHERE c.relkind IN ('r', 'p') AND NOT EXISTS (SELECT 1 FROM pg_trigger AS g \
+                    WHERE g.tgrelid = c.oid AND g.tgname = $2 AND NOT g.tgisinternal \
+                      AND g.tgenabled = 'A')",
             &[&names, &FENCE_TRIGGER],
         )
         .await?;
@@ -203,60 +229,50 @@ fn suffices(facts: &Facts, filter_column: Option<&str>) -> bool {
     }
 }
 
-async fn facts(session: &Connection, table: &Table, filter_column: Option<&str>) -> Result<Facts> {
+/// What the catalogs say about each of the tables, in their order.
+async fn facts(
+    session: &Connection,
+    tables: &[Table],
+    settings: &[Settings<'_>],
+) -> Result<Vec<Facts>> {
+    let names: Vec<String> = tables.iter().map(Table::qualified).collect();
+    let columns: Vec<Option<&str>> = settings.iter().map(|s| s.filter_column).collect();
+    let counts: Vec<i64> = tables.iter().map(|t| t.columns.len() as i64).collect();
     let rows = session
         .query(
-            "SELECT c.relreplident::text, \
-                    coalesce((SELECT array_agg(a.attname::text) FROM pg_index AS i, \
-                                     unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, nr) \
-                                JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum \
-                               WHERE i.indrelid = c.oid AND i.indislive AND k.nr <= i.indnkeyatts \
-                                 AND CASE c.relreplident WHEN 'd' THEN i.indisprimary \
-                                                         WHEN 'i' THEN i.indisreplident \
-                                                         ELSE false END), '{}'), \
-                    (SELECT ic.relname::text FROM pg_index AS i JOIN pg_class AS ic ON ic.oid = i.indexrelid \
-                      WHERE i.indrelid = c.oid AND i.indisunique AND i.indimmediate AND i.indisvalid \
-                        AND i.indpred IS NULL AND i.indexprs IS NULL \
-                        AND NOT EXISTS (SELECT 1 FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, nr) \
-                                          JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum \
-                                         WHERE k.nr <= i.indnkeyatts AND NOT a.attnotnull) \
-                        AND ($2::text IS NULL OR EXISTS ( \
-                              SELECT 1 FROM unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, nr) \
-                                JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = k.attnum \
-                               WHERE k.nr <= i.indnkeyatts AND a.attname = $2)) \
-                      ORDER BY i.indisprimary DESC, i.indnkeyatts, ic.relname LIMIT 1), \
-                    (SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = c.oid \
-                        AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = '') > $3, \
-                    c.reltoastrelid <> 0, \
-                    EXISTS (SELECT 1 FROM pg_trigger AS t WHERE t.tgrelid = c.oid AND t.tgname = $4), \
-                    EXISTS (SELECT 1 FROM pg_trigger AS t WHERE t.tgrelid = c.oid AND t.tgname = $5), \
-                    (SELECT ic.relname::text FROM pg_index AS i JOIN pg_class AS ic ON ic.oid = i.indexrelid \
-                      WHERE i.indrelid = c.oid AND i.indisreplident AND c.relreplident = 'i') \
-               FROM pg_class AS c WHERE c.oid = to_regclass($1)",
-            &[
-                &table.qualified(),
-                &filter_column,
-                &(table.columns.len() as i64),
-                &FENCE_TRIGGER,
-                &DETOAST_TRIGGER,
-            ],
+            include_str!("settle.sql"),
+            &[&names, &columns, &counts, &FENCE_TRIGGER, &DETOAST_TRIGGER],
         )
         .await?;
-    let row = rows.first().ok_or_else(|| {
-        Error::state(format!("table {} does not exist on {}", table.qualified(), session.label()))
+    let mut known: BTreeMap<i64, Facts> = BTreeMap::new();
+    for row in rows {
+        let get = |e: tokio_postgres::Error| session.error(&e);
+        let number: i64 = row.try_get(0).map_err(get)?;
+        known.insert(
+            number,
+            Facts {
+                identity: row.try_get(1).map_err(get)?,
+                identity_columns: row.try_get(2).map_err(get)?,
+                candidate: row.try_get(3).map_err(get)?,
+                column_list: row.try_get(4).map_err(get)?,
+                has_toast: row.try_get(5).map_err(get)?,
+                fenced: row.try_get(6).map_err(get)?,
+                detoasting: row.try_get(7).map_err(get)?,
+                identity_index: row.try_get(8).map_err(get)?,
+            },
+        );
+    }
+    let of = |(number, table): (i64, &Table)| {
+        known.remove(&number).ok_or_else(|| {
+            Error::state(format!(
+                "table {} does not exist on {}",
+                table.qualified(),
+                session.label()
+            ))
             .hint("Bring the schema there: SELECT reshard_schema_sync('pre', ...);")
-    })?;
-    let get = |e: tokio_postgres::Error| session.error(&e);
-    Ok(Facts {
-        identity: row.try_get(0).map_err(get)?,
-        identity_columns: row.try_get(1).map_err(get)?,
-        candidate: row.try_get(2).map_err(get)?,
-        column_list: row.try_get(3).map_err(get)?,
-        has_toast: row.try_get(4).map_err(get)?,
-        fenced: row.try_get(5).map_err(get)?,
-        detoasting: row.try_get(6).map_err(get)?,
-        identity_index: row.try_get(7).map_err(get)?,
-    })
+        })
+    };
+    (1..).zip(tables).map(of).collect()
 }
 
 /// Takes our triggers off all tables of a server and puts identities back.

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::remote::quote::{ident, literal};
+use crate::remote::reach::QUIET;
 use crate::remote::{Connection, Endpoint};
 use crate::state::flow::Flow;
 
@@ -33,12 +34,8 @@ pub async fn create(
         options.push("origin = none".to_owned());
         options.push("password_required = false".to_owned());
     }
-    // The connection string holds the password: it is kept out of the log, the
-    // statistics and pg_stat_activity.
-    let quiet = "SET LOCAL log_statement = 'none'; SET LOCAL log_min_duration_statement = -1; \
-                 SET LOCAL log_min_error_statement = 'panic'; SET LOCAL log_duration = off; \
-                 SET LOCAL pg_stat_statements.track = 'none'";
-    subscriber.batch(&format!("BEGIN; SET LOCAL track_activities = off; {quiet}")).await?;
+    // The connection string holds the password.
+    subscriber.batch(&format!("BEGIN; {QUIET}")).await?;
     let made = subscriber
         .batch(&format!(
             "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({})",

@@ -15,7 +15,8 @@ pub struct Claim {
 
 /// What a statement locks (manual, section "Explicit Locking"): CREATE INDEX
 /// takes SHARE, which goes with itself; ADD FOREIGN KEY takes SHARE ROW
-/// EXCLUSIVE on both tables, which doesn't; other ALTER TABLE more than that.
+/// EXCLUSIVE on both tables, which doesn't; VALIDATE CONSTRAINT takes SHARE UPDATE
+/// EXCLUSIVE on its own, which doesn't either; other ALTER TABLE more than that.
 pub fn claims(statement: &Statement) -> Vec<Claim> {
     let mut out = Vec::with_capacity(2);
     if let (Some(schema), Some(table)) = (&statement.table_schema, &statement.table_name) {
@@ -47,7 +48,7 @@ fn referenced(sql: &str) -> Option<(String, String)> {
 }
 
 /// The identifier that a text begins with, unquoted, and what follows it.
-fn identifier(text: &str) -> Option<(String, &str)> {
+pub fn identifier(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
         let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$'))?;
         return (end > 0).then(|| (text[..end].to_owned(), &text[end..]));

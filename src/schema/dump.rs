@@ -1,144 +1,113 @@
-//! The plan of a task: `pg_dump --schema-only | reshard-schema`, kept in the
-//! state tables. The dump is streamed from one program to the other; only the
-//! plan comes into this process.
-use std::collections::BTreeMap;
+//! The schema of a database as a plan: `pg_dump --schema-only | reshard-schema`.
+//! The dump is streamed from one program to the other; only the plan comes into
+//! this process.
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe::Receiver;
 
-use crate::cluster::Cluster;
 use crate::error::{Error, Kind, Result};
 use crate::pg::subprocess::{self, Child};
-use crate::pg::xact;
+use crate::remote::quote::ident;
 use crate::remote::Endpoint;
 use crate::schema::failure;
-use crate::state;
-use crate::state::event::Severity;
-use crate::state::schema::Preamble;
-use crate::state::task::Task;
+use crate::state::options::Options;
 
 /// The planner's JSON that this version reads.
-const CONTRACT_VERSION: u32 = 1;
+const CONTRACT_VERSION: u32 = 2;
 /// How long pg_dump waits for a lock of the source before it gives up.
 const DUMP_LOCK_TIMEOUT: &str = "--lock-wait-timeout=30s";
 /// Bytes of a program's messages that are kept.
 const MESSAGES_LIMIT: usize = 4_000;
-/// Objects left out that an event names; the rest is counted.
-const NAMED_LEFT_OUT: usize = 50;
-
-/// The planner's output.
-#[derive(Deserialize)]
-struct Plan {
+/// A database's schema, in the order in which it is made.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Plan {
     version: u32,
-    server_version: Option<String>,
-    session: Vec<String>,
-    statements: Vec<serde_json::Value>,
-    left_out: Vec<LeftOut>,
+    /// Version of the server that was dumped.
+    pub server_version: Option<String>,
+    /// What each session runs before the first of the statements.
+    pub session: Vec<String>,
+    /// The statements.
+    pub statements: Vec<Planned>,
+    /// What the dump has and the plan hasn't.
+    pub left_out: Vec<LeftOut>,
 }
 
-#[derive(Deserialize)]
-struct LeftOut {
-    kind: String,
-    schema_name: Option<String>,
-    object_name: Option<String>,
-    reason: String,
+/// A statement of a plan; fields as in the planner's contract.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+pub struct Planned {
+    pub ordinal: i32,
+    pub phase: String,
+    pub step: String,
+    pub kind: String,
+    pub object_kind: String,
+    pub schema_name: Option<String>,
+    pub object_name: Option<String>,
+    pub table_schema: Option<String>,
+    pub table_name: Option<String>,
+    pub settings: Vec<String>,
+    pub sql: String,
+    #[serde(default)]
+    pub shown: Option<String>,
 }
 
-/// Gives a task its plan: a row per statement and shard of the destination.
-/// Shard 0 of the source is dumped. Nothing happens where there is a plan.
+/// Something of the source that doesn't come along.
+#[derive(Debug, Clone, Deserialize)]
+pub struct LeftOut {
+    pub kind: String,
+    pub schema_name: Option<String>,
+    pub object_name: Option<String>,
+    pub reason: String,
+}
+
+impl Planned {
+    /// What is left out, and why.
+    pub fn leave_out(self, reason: &str) -> LeftOut {
+        LeftOut {
+            kind: self.kind,
+            schema_name: self.schema_name,
+            object_name: self.object_name,
+            reason: reason.to_owned(),
+        }
+    }
+}
+
+/// The schema of a shard's database, without what the options exclude.
 ///
 /// # Errors
-/// 55000 where a program is missing, the dump fails or the planner refuses a
-/// statement; 08006 where the source went away.
-pub async fn plan(task: &Task, source: &Cluster, destination: &Cluster) -> Result<()> {
-    if xact::transaction(|| state::schema::has_plan(task.id))? {
-        return Ok(());
-    }
-    let node = source
-        .shards
-        .first()
-        .ok_or_else(|| Error::internal(format!("cluster \"{}\" has no shard", source.name)))?;
-    let json = dump(node, task.options.no_owner).await?;
+/// 55000 where a program is missing or of another version, the dump fails or the
+/// planner refuses a statement; 08006 where the server went away.
+pub async fn plan_of(node: &Endpoint, options: &Options) -> Result<Plan> {
+    let json = run(node, options).await?;
     let plan: Plan = serde_json::from_slice(&json).map_err(|error| {
         Error::state("could not read the plan of program \"reshard-schema\"")
             .detail(format!("{error}."))
             .hint("Install extension and program from the same version of reshard.")
     })?;
-    if plan.version != CONTRACT_VERSION {
-        return Err(Error::state("program \"reshard-schema\" is of another version")
+    match plan.version {
+        CONTRACT_VERSION => Ok(plan),
+        other => Err(Error::state("program \"reshard-schema\" is of another version")
             .detail(format!(
-                "It writes plans of version {}, and this version of reshard reads version {CONTRACT_VERSION}.",
-                plan.version
+                "It writes plans of version {other}, and this version of reshard reads version \
+                 {CONTRACT_VERSION}."
             ))
-            .hint("Install extension and program from the same version of reshard."));
+            .hint("Install extension and program from the same version of reshard.")),
     }
-    xact::transaction(|| store(task, destination, &plan))
-}
-
-fn store(task: &Task, destination: &Cluster, plan: &Plan) -> Result<()> {
-    let preamble =
-        Preamble { server_version: plan.server_version.clone(), session: plan.session.clone() };
-    let count = plan.statements.len();
-    let statements = serde_json::Value::Array(plan.statements.clone());
-    state::schema::insert_plan(task.id, destination.size(), &preamble, &statements)?;
-    state::event::write(
-        Some(task.id),
-        Severity::Info,
-        "schema_planned",
-        &format!("{count} schema statements for each of {} shards", destination.size()),
-        serde_json::json!({ "server_version": plan.server_version }),
-    )?;
-    if plan.left_out.is_empty() {
-        return Ok(());
-    }
-    state::event::write(
-        Some(task.id),
-        Severity::Info,
-        "schema_left_out",
-        &format!("{} schema statements of the source are left out", plan.left_out.len()),
-        left_out_detail(&plan.left_out),
-    )
-}
-
-/// Reason by reason: how many, and which objects. Never a statement's text,
-/// which may hold a password.
-fn left_out_detail(left_out: &[LeftOut]) -> serde_json::Value {
-    let mut reasons: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for item in left_out {
-        let name = match (&item.schema_name, &item.object_name) {
-            (Some(schema), Some(name)) => format!("{schema}.{name}"),
-            (None, Some(name)) => name.clone(),
-            _ => String::new(),
-        };
-        let kind = item.kind.replace('_', " ");
-        let object = format!("{kind} {name}").trim_end().to_owned();
-        reasons.entry(&item.reason).or_default().push(object);
-    }
-    reasons
-        .into_iter()
-        .map(|(reason, objects)| {
-            serde_json::json!({
-                "reason": reason,
-                "count": objects.len(),
-                "objects": &objects[..objects.len().min(NAMED_LEFT_OUT)],
-            })
-        })
-        .collect()
 }
 
 /// Runs both programs; the plan's JSON.
-async fn dump(node: &Endpoint, no_owner: bool) -> Result<Vec<u8>> {
+async fn run(node: &Endpoint, options: &Options) -> Result<Vec<u8>> {
     // The planner first: without it no dump is begun.
     let mut planner = Command::new(subprocess::find("reshard-schema")?);
-    let mut pg_dump_child = subprocess::spawn(dump_command(&subprocess::find("pg_dump")?, node))?;
+    let mut pg_dump_child =
+        subprocess::spawn(dump_command(&subprocess::find("pg_dump")?, node, options))?;
     let dump_out = pg_dump_child
         .take_stdout()
         .ok_or_else(|| Error::internal("pg_dump was started without a pipe"))?;
     planner.args(["--format", "json"]);
-    if no_owner {
+    if options.no_owner {
         planner.arg("--no-owner");
     }
     planner.env("LC_ALL", "C").stdin(dump_out).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -170,7 +139,7 @@ async fn dump(node: &Endpoint, no_owner: bool) -> Result<Vec<u8>> {
     Ok(json)
 }
 
-fn dump_command(program: &Path, node: &Endpoint) -> Command {
+fn dump_command(program: &Path, node: &Endpoint, options: &Options) -> Command {
     let mut command = Command::new(program);
     for (name, _) in std::env::vars_os().filter(|(name, _)| is_libpq_variable(name)) {
         command.env_remove(name);
@@ -186,6 +155,8 @@ fn dump_command(program: &Path, node: &Endpoint) -> Command {
         .env("PGCONNECT_TIMEOUT", "10")
         .args(["--schema-only", "--encoding=UTF8", "--no-password", DUMP_LOCK_TIMEOUT])
         .arg("--exclude-schema=reshard")
+        // In double quotes a name is no pattern.
+        .args(options.exclude_schemas.iter().map(|s| format!("--exclude-schema={}", ident(s))))
         .arg(format!("--dbname={}", open.redacted()))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -256,7 +227,7 @@ mod tests {
 
     #[test]
     fn the_password_is_no_argument() {
-        let command = dump_command(Path::new("/x/pg_dump"), &node());
+        let command = dump_command(Path::new("/x/pg_dump"), &node(), &Options::default());
         assert!(command.get_args().all(|arg| !arg.to_string_lossy().contains("hunter2")));
         assert!(command.get_envs().any(|(k, v)| k == "PGPASSWORD" && v.unwrap() == "hunter2"));
     }
@@ -274,15 +245,9 @@ mod tests {
     }
 
     #[test]
-    fn left_out_objects_are_grouped_by_reason() {
-        let item = |name: &str| LeftOut {
-            kind: "user_mapping".into(),
-            schema_name: None,
-            object_name: Some(name.into()),
-            reason: "r".into(),
-        };
-        let detail = left_out_detail(&[item("a"), item("b")]);
-        assert_eq!(detail[0]["count"], 2);
-        assert_eq!(detail[0]["objects"][1], "user mapping b");
+    fn excluded_schemas_are_no_patterns() {
+        let options = Options { exclude_schemas: vec!["a*\"b".to_owned()], ..Options::default() };
+        let command = dump_command(Path::new("/x/pg_dump"), &node(), &options);
+        assert!(command.get_args().any(|arg| arg == "--exclude-schema=\"a*\"\"b\""));
     }
 }

@@ -13,7 +13,7 @@ pub fn of_statement(shard: &Endpoint, statement: &Statement, error: &Error) -> E
         error.kind.clone(),
         format!("schema statement for {} failed on {shard}", object(statement)),
     )
-    .detail(format!("{said} Statement {}: {}", statement.ordinal, shown(&statement.sql)));
+    .detail(format!("{said} Statement {}: {}", statement.ordinal, shown(statement)));
     out.hint = Some(hint(error, statement));
     out
 }
@@ -46,7 +46,12 @@ fn hint(error: &Error, statement: &Statement) -> String {
 }
 
 /// The text of a statement, cut, with passwords blanked.
-fn shown(sql: &str) -> String {
+pub fn shown(statement: &Statement) -> String {
+    cut(statement.shown.as_deref().unwrap_or(&statement.sql))
+}
+
+/// A text, cut, with passwords blanked.
+pub fn cut(sql: &str) -> String {
     let blank = without_passwords(sql);
     match blank.char_indices().nth(SQL_LIMIT) {
         Some((end, _)) => format!("{}...", &blank[..end]),
@@ -130,7 +135,7 @@ mod tests {
 
     #[test]
     fn long_statements_are_cut() {
-        let text = shown(&"ä".repeat(600));
+        let text = cut(&"ä".repeat(600));
         assert_eq!(text.chars().count(), 503);
     }
 }

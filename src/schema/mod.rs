@@ -7,7 +7,7 @@
 //!
 //! What the coordinator calls, in a worker (futures that use the local database
 //! between awaits):
-//! - [`install_helpers`] brings `sql/shard.sql` onto one shard; before all else.
+//! - [`install_helpers`] brings `sql/shard.sql` onto the shards; before all else.
 //! - [`plan()`] fills the plan of a task; nothing where it has one.
 //! - [`Stage::open`] takes a planned task to its shards: it waits for statements
 //!   of an earlier worker that still run there, and learns what has been applied.
@@ -18,39 +18,56 @@
 //!   its bound on sessions (`reshard.max_index_builds` on each shard).
 //! - [`Stage::run_identity_keys`] runs what replication needs to find rows.
 //!
+//! - [`refuse_drift`] compares once more before a cutover.
+//!
 //! A statement's transaction on the shard also writes its digest into
 //! `reshard.applied_statement` there. So a statement whose success was not noted
 //! by the worker isn't run twice, and one that an earlier task ran (schema sync
 //! before copy data) counts as applied as long as its objects are the same ones.
+//! What somebody else made on a shard counts as applied where its definition is
+//! the same, statement by statement; see `existing.rs`.
 mod claim;
+mod drift;
 mod dump;
+mod existing;
 mod failure;
 mod parallel;
+mod planned;
 mod progress;
+mod selection;
 mod sequence;
 mod session;
 mod stage;
 mod undo;
 
-pub use dump::plan;
+pub use drift::refuse_drift;
+pub use planned::plan;
 pub use stage::{Phase, Stage};
 pub use undo::drop_created;
 
+use futures::future::try_join_all;
+
+use crate::cluster::Cluster;
 use crate::error::{Context, Result};
-use crate::remote::{self, Endpoint, Purpose};
+use crate::remote::{self, Purpose};
 
 /// All that a shard gets, as plain SQL that can be run again.
 const SHARD_SQL: &str =
     concat!(include_str!("../../sql/shard.sql"), "\n", include_str!("../../sql/fence.sql"));
 
-/// Brings the helper objects of reshard onto a shard; harmless where they are.
+/// Brings the helper objects of reshard onto all shards of a cluster; harmless
+/// where they are.
 ///
 /// # Errors
-/// The shard's, or no connection.
-pub async fn install_helpers(shard: &Endpoint) -> Result<()> {
-    let connection = remote::connect(shard, Purpose::Schema).await?;
-    connection
-        .batch(SHARD_SQL)
-        .await
-        .context(format!("could not create the helper objects on {shard}"))
+/// A shard's, or no connection.
+pub async fn install_helpers(cluster: &Cluster) -> Result<()> {
+    try_join_all(cluster.shards.iter().map(|shard| async move {
+        let connection = remote::connect(shard, Purpose::Schema).await?;
+        connection
+            .batch(SHARD_SQL)
+            .await
+            .context(format!("could not create the helper objects on {shard}"))
+    }))
+    .await
+    .map(drop)
 }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::pg::xact;
 use crate::schema::claim::{claims, conflict, Claim};
 use crate::schema::sequence::note_failure;
-use crate::schema::session::{Failed, Session};
+use crate::schema::session::{self, Failed, Session};
 use crate::schema::stage::{Shard, Stage};
 use crate::state;
 use crate::state::schema::Statement;
@@ -65,12 +65,34 @@ async fn one(stage: &Stage, shard: &Shard, statement: &Statement) -> Result<()> 
                 state::schema::succeeded(task, shard.no(), &ordinals)
             });
         };
+        if done_by_another(stage, shard, statement, &failed).await? {
+            return xact::transaction_async(|| {
+                state::schema::succeeded(task, shard.no(), &ordinals)
+            });
+        }
         let locked = matches!(failed.error.sqlstate(), "40P01" | "55P03");
         if !locked || attempt == ATTEMPTS {
             return Err(note_failure(stage, shard, &[statement], failed)?);
         }
         attempt += 1;
     }
+}
+
+/// Whether another task of this database ran the statement while this one waited
+/// for its locks.
+async fn done_by_another(
+    stage: &Stage,
+    shard: &Shard,
+    statement: &Statement,
+    failed: &Failed,
+) -> Result<bool> {
+    if failed.at.is_none() {
+        return Ok(false);
+    }
+    let session = shard.take(stage).await?;
+    let applied = session.applied(&stage.owner, std::slice::from_ref(statement)).await?;
+    shard.give_back(session);
+    Ok(!applied.is_empty())
 }
 
 /// Runs a statement and keeps its progress meanwhile.
@@ -81,7 +103,18 @@ async fn watched(
     statement: &Statement,
 ) -> Result<(), Failed> {
     let list = [statement];
-    let work = session.run(&stage.owner, &stage.preamble, &list);
+    let concurrent = match session::concurrent(statement) {
+        Some(text) if session.is_live().await? => Some(text),
+        _ => None,
+    };
+    let work = async {
+        match concurrent {
+            Some(text) => {
+                session.build_concurrently(&stage.owner, &stage.preamble, statement, text).await
+            }
+            None => session.run(&stage.owner, &stage.preamble, &list).await,
+        }
+    };
     tokio::pin!(work);
     loop {
         tokio::select! {

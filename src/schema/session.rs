@@ -6,6 +6,7 @@ use serde_json::json;
 use crate::error::{Error, Kind, Result};
 use crate::remote::quote::literal;
 use crate::remote::{self, Connection, Endpoint, Purpose};
+use crate::schema::claim::identifier;
 use crate::state::schema::{Applied, Statement};
 
 /// Our own settings, after those of the dump. A statement waits for a lock, but
@@ -179,6 +180,76 @@ impl Session {
         outcome
     }
 
+    /// Whether changes flow into this database: then its tables can't be locked for
+    /// as long as an index takes.
+    ///
+    /// # Errors
+    /// The shard's.
+    pub async fn is_live(&self) -> Result<bool> {
+        self.connection
+            .value(
+                "SELECT EXISTS (SELECT 1 FROM pg_subscription AS s \
+                   JOIN pg_database AS d ON d.oid = s.subdbid \
+                  WHERE d.datname = current_database() AND s.subenabled)",
+                &[],
+            )
+            .await
+    }
+
+    /// Builds an index while its table is written to. That can't be part of a
+    /// transaction: what an interrupted build left is dropped first, and a build
+    /// whose note was lost is found to be there already.
+    ///
+    /// # Errors
+    /// The shard's.
+    pub async fn build_concurrently(
+        &self,
+        owner: &Owner,
+        preamble: &[String],
+        statement: &Statement,
+        concurrent: String,
+    ) -> Result<(), Failed> {
+        let key = owner.lock_key();
+        self.connection.batch(&format!("SELECT pg_advisory_lock_shared({key})")).await?;
+        let outcome = self.build(preamble, statement, concurrent).await;
+        if !self.is_closed() {
+            self.connection.batch(&format!("SELECT pg_advisory_unlock_shared({key})")).await?;
+        }
+        outcome.map_err(|error| Failed { at: Some(0), error })?;
+        self.connection.batch("BEGIN").await?;
+        self.note(owner, &[statement]).await.map_err(Failed::from)
+    }
+
+    async fn build(
+        &self,
+        preamble: &[String],
+        statement: &Statement,
+        concurrent: String,
+    ) -> Result<()> {
+        let left = self
+            .connection
+            .query(
+                "SELECT format('%I.%I', n.nspname, c.relname) \
+                   FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid \
+                   JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+                  WHERE n.nspname = $1 AND c.relname = $2 AND NOT i.indisvalid",
+                &[&statement.schema_name, &statement.object_name],
+            )
+            .await?;
+        for row in left {
+            let name: String = row.try_get(0).map_err(|e| self.connection.error(&e))?;
+            self.connection.batch(&format!("DROP INDEX {name}")).await?;
+        }
+        for setting in &statement.settings {
+            self.connection.batch(setting).await?;
+        }
+        let built = self.connection.batch(&concurrent).await;
+        for reset in resets(&statement.settings, preamble) {
+            self.connection.batch(&reset).await?;
+        }
+        built
+    }
+
     /// Writes the note and commits.
     async fn note(&self, owner: &Owner, statements: &[&Statement]) -> Result<()> {
         let sql = format!(
@@ -220,12 +291,26 @@ fn text(statement: &Statement, preamble: &[String]) -> String {
     }
     let mut parts: Vec<String> = statement.settings.clone();
     parts.push(statement.sql.clone());
-    parts.extend(statement.settings.iter().map(|setting| reset_of(setting)));
-    let names: Vec<&str> = statement.settings.iter().filter_map(|s| setting_name(s)).collect();
-    parts.extend(
-        preamble.iter().filter(|s| setting_name(s).is_some_and(|n| names.contains(&n))).cloned(),
-    );
+    parts.extend(resets(&statement.settings, preamble));
     parts.join("\n;\n")
+}
+
+/// What undoes a statement's settings.
+fn resets(settings: &[String], preamble: &[String]) -> Vec<String> {
+    let names: Vec<&str> = settings.iter().filter_map(|s| setting_name(s)).collect();
+    let again = preamble.iter().filter(|s| setting_name(s).is_some_and(|n| names.contains(&n)));
+    settings.iter().map(|setting| reset_of(setting)).chain(again.cloned()).collect()
+}
+
+/// The statement that builds an index while its table is written to; none for
+/// another statement, or for the index of a partitioned table, which has no rows.
+pub fn concurrent(statement: &Statement) -> Option<String> {
+    let (prefix, rest) = ["CREATE INDEX ", "CREATE UNIQUE INDEX "]
+        .iter()
+        .find_map(|prefix| Some((*prefix, statement.sql.strip_prefix(prefix)?)))?;
+    let (_, after) = identifier(rest)?;
+    let partitioned = after.trim_start().starts_with("ON ONLY ");
+    (!partitioned).then(|| format!("{prefix}CONCURRENTLY {rest}"))
 }
 
 /// `x` of `SET x = ...` and of `SELECT pg_catalog.set_config('x', ...)`.
@@ -262,8 +347,20 @@ mod tests {
             table_name: None,
             settings: settings.iter().map(|s| (*s).to_owned()).collect(),
             sql: "CREATE TABLE t ()".into(),
+            shown: None,
             digest: String::new(),
         }
+    }
+
+    #[test]
+    fn only_indexes_of_tables_with_rows_are_built_concurrently() {
+        let of = |sql: &str| concurrent(&Statement { sql: sql.into(), ..statement(&[]) });
+        assert_eq!(
+            of("CREATE UNIQUE INDEX \"a ON ONLY b\" ON s.t USING btree (c)").as_deref(),
+            Some("CREATE UNIQUE INDEX CONCURRENTLY \"a ON ONLY b\" ON s.t USING btree (c)")
+        );
+        assert_eq!(of("CREATE INDEX i ON ONLY s.t USING btree (c)"), None);
+        assert_eq!(of("ALTER TABLE s.t ADD PRIMARY KEY (c)"), None);
     }
 
     #[test]

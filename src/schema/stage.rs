@@ -11,8 +11,9 @@ use crate::pg::xact;
 use crate::remote::Endpoint;
 use crate::schema::progress::Monitor;
 use crate::schema::session::{Owner, Session};
-use crate::schema::{parallel, sequence};
+use crate::schema::{existing, parallel, sequence};
 use crate::state;
+use crate::state::options::Options;
 use crate::state::schema::Statement;
 
 /// A phase of the schema, as the verb and `reshard.schema_sync` name it.
@@ -58,6 +59,7 @@ impl Phase {
 pub struct Stage {
     pub(super) owner: Owner,
     pub(super) preamble: Vec<String>,
+    pub(super) options: Options,
     shards: Vec<Shard>,
 }
 
@@ -68,15 +70,29 @@ impl Stage {
     /// 55000 without a plan, 55P03 where statements of an earlier worker still
     /// run on a shard; the shard's.
     pub async fn open(task_id: i64, destination: &Cluster) -> Result<Self> {
-        let (preamble, token) = xact::transaction(|| {
+        Self::with_limit(task_id, destination, gucs::MAX_INDEX_BUILDS.get()).await
+    }
+
+    /// As [`Stage::open`], while rows are copied: what the copy workers leave of
+    /// `reshard.max_shard_sessions`, and one session at least.
+    ///
+    /// # Errors
+    /// As [`Stage::open`].
+    pub async fn open_beside_copy(task_id: i64, destination: &Cluster) -> Result<Self> {
+        let free = gucs::MAX_SHARD_SESSIONS.get() - gucs::copy_workers();
+        Self::with_limit(task_id, destination, free.clamp(1, gucs::MAX_INDEX_BUILDS.get())).await
+    }
+
+    async fn with_limit(task_id: i64, destination: &Cluster, limit: i32) -> Result<Self> {
+        let (preamble, token, options) = xact::transaction(|| {
             let preamble = state::schema::preamble(task_id)?
                 .ok_or_else(|| Error::state(format!("task {task_id} has no schema plan")))?;
-            Ok((preamble, state::token()?))
+            Ok((preamble, state::token()?, state::task::load(task_id)?.options))
         })?;
         let owner = Owner { token, task: task_id };
-        let limit = usize::try_from(gucs::MAX_INDEX_BUILDS.get()).unwrap_or(1).max(1);
+        let limit = usize::try_from(limit).unwrap_or(1).max(1);
         let shards = destination.shards.iter().map(|e| Shard::new(e.clone(), limit)).collect();
-        let stage = Self { owner, preamble: preamble.session, shards };
+        let stage = Self { owner, preamble: preamble.session, options, shards };
         all(stage.shards.iter().map(|shard| async {
             let session = shard.take(&stage).await?;
             session.wait_for_earlier(&stage.owner).await?;
@@ -100,6 +116,10 @@ impl Stage {
 
     async fn run_phase_on(&self, shard: &Shard, phase: Phase) -> Result<()> {
         self.reconcile(shard, phase).await?;
+        existing::passing_over(self, shard, phase, || self.run_open(shard, phase)).await
+    }
+
+    async fn run_open(&self, shard: &Shard, phase: Phase) -> Result<()> {
         let statements =
             xact::transaction(|| state::schema::open(self.owner.task, shard.no(), phase.as_str()))?;
         if phase == Phase::Pre {
@@ -111,6 +131,7 @@ impl Stage {
         parallel::run(self, shard, &of(&["keys", "indexes"])).await?;
         sequence::run(self, shard, &of(&["attach"])).await?;
         parallel::run(self, shard, &of(&["foreign_keys"])).await?;
+        parallel::run(self, shard, &of(&["validate"])).await?;
         sequence::run(self, shard, &of(&["rest"])).await
     }
 
@@ -145,6 +166,16 @@ impl Stage {
         wanted: impl Fn(&Statement) -> bool,
     ) -> Result<()> {
         self.reconcile(shard, Phase::Post).await?;
+        let run = || self.run_open_of_table(shard, table, &wanted);
+        existing::passing_over(self, shard, Phase::Post, run).await
+    }
+
+    async fn run_open_of_table(
+        &self,
+        shard: &Shard,
+        table: (&str, &str),
+        wanted: impl Fn(&Statement) -> bool,
+    ) -> Result<()> {
         let mut statements = xact::transaction(|| {
             let phase = Phase::Post.as_str();
             state::schema::open_of_table(self.owner.task, shard.no(), phase, table)
@@ -203,6 +234,8 @@ pub(super) struct Shard {
     idle: Mutex<Vec<Session>>,
     pre_known: OnceCell<()>,
     post_known: OnceCell<()>,
+    /// Held while the shard's own schema is looked at.
+    pub(super) comparing: tokio::sync::Mutex<()>,
 }
 
 impl Shard {
@@ -215,6 +248,7 @@ impl Shard {
             idle: Mutex::new(Vec::new()),
             pre_known: OnceCell::new(),
             post_known: OnceCell::new(),
+            comparing: tokio::sync::Mutex::new(()),
         }
     }
 

@@ -53,9 +53,11 @@ pub fn latest(task: i64) -> Result<Option<Cutover>> {
 
 /// Begins a step: ends the one before.
 pub fn step(cutover: i64, name: &str) -> Result<()> {
-    end_steps(cutover)?;
+    // In one statement: writers wait for it.
     db::execute(
-        "INSERT INTO reshard.cutover_step (cutover_id, step_no, step, started_at) \
+        "WITH ended AS (UPDATE reshard.cutover_step SET finished_at = clock_timestamp() \
+                         WHERE cutover_id = $1 AND finished_at IS NULL) \
+         INSERT INTO reshard.cutover_step (cutover_id, step_no, step, started_at) \
          SELECT $1, coalesce(max(step_no), 0) + 1, $2, clock_timestamp() \
            FROM reshard.cutover_step WHERE cutover_id = $1",
         &[Arg::I64(cutover), Arg::Text(name)],

@@ -45,6 +45,15 @@ pub fn write(
     .map(|_| ())
 }
 
+/// Messages of a task's events of one kind, the latest first.
+pub fn latest(task: i64, kind: &str, limit: i32) -> Result<Vec<String>> {
+    db::rows(
+        "SELECT pg_catalog.to_jsonb(e.message) FROM reshard.event AS e \
+          WHERE e.task_id = $1 AND e.kind = $2 ORDER BY e.id DESC LIMIT $3",
+        &[Arg::I64(task), Arg::Text(kind), Arg::I32(limit)],
+    )
+}
+
 /// Writes an event of severity `info` without detail.
 pub fn info(task: i64, kind: &str, message: &str) -> Result<()> {
     write(Some(task), Severity::Info, kind, message, serde_json::json!({}))

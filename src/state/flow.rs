@@ -148,6 +148,16 @@ pub fn set_live(task: i64, direction: Option<Direction>) -> Result<()> {
     .map(|_| ())
 }
 
+/// Says that the forward flows of one wave are meant to go now.
+pub fn set_wave_live(task: i64, wave: i32) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.flow SET live = true, updated_at = clock_timestamp() \
+          WHERE task_id = $1 AND direction = 'forward' AND wave = $2",
+        &[Arg::I64(task), Arg::I32(wave)],
+    )
+    .map(|_| ())
+}
+
 /// Keeps what was seen of a flow.
 pub fn observe(flow: &Flow, seen: &Observation) -> Result<()> {
     db::execute(

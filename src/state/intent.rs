@@ -1,8 +1,10 @@
 //! Intents: what a user asked of a task, in order.
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::Direction;
 use crate::error::{Error, Result};
 use crate::pg::db::{self, Arg};
+use crate::state::cutover::Cutover;
 
 /// What was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,6 +43,9 @@ pub struct Args {
     /// Check everything, switch nothing.
     #[serde(default)]
     pub dry_run: bool,
+    /// A dry run that doesn't hold writers.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub no_fence: bool,
 }
 
 /// A row of `reshard.intent` that no worker has acted on.
@@ -95,6 +100,28 @@ pub fn handled(id: i64, error: Option<&Error>) -> Result<()> {
     db::execute(
         "UPDATE reshard.intent SET handled_at = clock_timestamp(), error = $2 WHERE id = $1",
         &[Arg::I64(id), Arg::OptText(error.map(Error::one_line).as_deref())],
+    )
+    .map(|_| ())
+}
+
+/// Marks the intent behind an interrupted switch as acted on: it was undone, and
+/// whoever asked for it is told, instead of being switched at a later time.
+pub fn switch_was_interrupted(task: i64, interrupted: &Cutover, error: &Error) -> Result<()> {
+    let verb = match interrupted.direction {
+        Direction::Forward => Verb::Cutover,
+        Direction::Reverse => Verb::Rollback,
+    };
+    db::execute(
+        "UPDATE reshard.intent AS i SET handled_at = clock_timestamp(), error = $4 \
+           FROM reshard.cutover AS c \
+          WHERE c.id = $2 AND i.task_id = $1 AND i.verb = $3 AND i.handled_at IS NULL \
+            AND i.requested_at <= c.started_at",
+        &[
+            Arg::I64(task),
+            Arg::I64(interrupted.id),
+            Arg::Text(verb.as_str()),
+            Arg::Text(&error.one_line()),
+        ],
     )
     .map(|_| ())
 }

@@ -12,7 +12,7 @@ pub struct Statement {
     pub task_id: i64,
     /// Its place in the plan.
     pub ordinal: i32,
-    /// `pre`, `keys`, `indexes`, `attach`, `foreign_keys`, `rest`.
+    /// `pre`, `keys`, `indexes`, `attach`, `foreign_keys`, `validate`, `rest`.
     pub step: String,
     /// What it makes: `table`, `index`, ...
     pub kind: String,
@@ -28,6 +28,8 @@ pub struct Statement {
     pub settings: Vec<String>,
     /// Its text.
     pub sql: String,
+    /// Its text for people, where that differs.
+    pub shown: Option<String>,
     /// Tells statements of different text or settings apart, in every task.
     pub digest: String,
 }
@@ -48,7 +50,7 @@ pub fn insert_plan(
     task: i64,
     shards: u32,
     preamble: &Preamble,
-    statements: &serde_json::Value,
+    statements: serde_json::Value,
 ) -> Result<()> {
     db::execute(
         "INSERT INTO reshard.schema_plan (task_id, server_version, session) VALUES ($1, $2, $3)",
@@ -60,21 +62,21 @@ pub fn insert_plan(
     )?;
     db::execute(
         "INSERT INTO reshard.schema_statement (task_id, shard, ordinal, phase, step, kind, \
-                schema_name, object_name, table_schema, table_name, sql, settings, digest) \
+                schema_name, object_name, table_schema, table_name, sql, shown, settings, digest) \
          SELECT $1, shard, s.ordinal, s.phase, s.step, s.kind, s.schema_name, s.object_name, \
-                s.table_schema, s.table_name, s.sql, s.settings, \
+                s.table_schema, s.table_name, s.sql, s.shown, s.settings, \
                 pg_catalog.md5(pg_catalog.jsonb_build_array(s.nth, s.settings, s.sql)::text) \
            FROM (SELECT r.*, coalesce(r.setting_list, '{}') AS settings, \
                         pg_catalog.row_number() OVER (PARTITION BY r.sql, r.setting_list \
                                                       ORDER BY r.ordinal) AS nth \
                    FROM (SELECT e.ordinal, e.phase, e.step, e.kind, e.schema_name, e.object_name, \
-                                e.table_schema, e.table_name, e.sql, e.settings AS setting_list \
+                                e.table_schema, e.table_name, e.sql, e.shown, e.settings AS setting_list \
                            FROM pg_catalog.jsonb_to_recordset($3) AS e (ordinal int, phase text, \
                                 step text, kind text, schema_name text, object_name text, \
-                                table_schema text, table_name text, sql text, settings text[]) \
+                                table_schema text, table_name text, sql text, shown text, settings text[]) \
                         ) AS r) AS s, \
                 pg_catalog.generate_series(0, $2 - 1) AS shard",
-        &[Arg::I64(task), Arg::I32(shards as i32), Arg::Json(statements.clone())],
+        &[Arg::I64(task), Arg::I32(shards as i32), Arg::Json(statements)],
     )
     .map(|_| ())
 }
@@ -92,12 +94,31 @@ pub fn has_plan(task: i64) -> Result<bool> {
     Ok(preamble(task)?.is_some())
 }
 
+/// All statements of a task, in order, as for any shard.
+pub fn planned(task: i64) -> Result<Vec<Statement>> {
+    db::rows(
+        "SELECT pg_catalog.to_jsonb(s) FROM reshard.schema_statement AS s \
+          WHERE s.task_id = $1 AND s.shard = 0 ORDER BY s.ordinal",
+        &[Arg::I64(task)],
+    )
+}
+
 /// Statements of a phase on one shard that have not taken effect, in order.
 pub fn open(task: i64, shard: ShardNo, phase: &str) -> Result<Vec<Statement>> {
     db::rows(
         "SELECT pg_catalog.to_jsonb(s) FROM reshard.schema_statement AS s \
           WHERE s.task_id = $1 AND s.shard = $2 AND s.phase = $3 \
             AND s.status NOT IN ('succeeded', 'skipped') ORDER BY s.ordinal",
+        &[Arg::I64(task), Arg::I32(shard.as_i32()), Arg::Text(phase)],
+    )
+}
+
+/// Ordinals of statements of a phase that failed on one shard.
+pub fn failed_of(task: i64, shard: ShardNo, phase: &str) -> Result<Vec<i32>> {
+    db::rows(
+        "SELECT pg_catalog.to_jsonb(s.ordinal) FROM reshard.schema_statement AS s \
+          WHERE s.task_id = $1 AND s.shard = $2 AND s.phase = $3 AND s.status = 'failed' \
+          ORDER BY s.ordinal",
         &[Arg::I64(task), Arg::I32(shard.as_i32()), Arg::Text(phase)],
     )
 }
@@ -178,6 +199,11 @@ pub fn succeeded(task: i64, shard: ShardNo, ordinals: &[i32]) -> Result<()> {
         ordinals,
         "status = 'succeeded', percent = 100, finished_at = clock_timestamp()",
     )
+}
+
+/// Marks statements whose objects were there before, as they shall be.
+pub fn skipped(task: i64, shard: ShardNo, ordinals: &[i32]) -> Result<()> {
+    set(task, shard, ordinals, "status = 'skipped', error = NULL, finished_at = clock_timestamp()")
 }
 
 /// Puts statements back that were undone with a failed one.

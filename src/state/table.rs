@@ -10,8 +10,8 @@ use crate::remote::quote::qualified;
 pub struct Table {
     /// Its number in the migration.
     pub table_id: i32,
-    /// The wave that it is copied in.
-    pub wave: i32,
+    /// The wave that it is copied in; `None` while it waits for one.
+    pub wave: Option<i32>,
     /// Its schema.
     pub schema_name: String,
     /// Its name.
@@ -28,6 +28,8 @@ pub struct Table {
     pub identity: String,
     /// The index of a replica identity `i`.
     pub identity_index: Option<String>,
+    /// Its size on the source as last seen, out-of-line values included.
+    pub bytes_total: i64,
     /// `pending`, `running`, `copied`, `ready`, ...
     pub status: String,
 }
@@ -51,6 +53,30 @@ pub fn load(task: i64) -> Result<Vec<Table>> {
           ORDER BY t.table_id",
         &[Arg::I64(task)],
     )
+}
+
+/// Puts tables into a wave.
+pub fn assign_wave(task: i64, tables: &[Table], wave: i32) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.copy_table SET wave = $3 \
+          WHERE task_id = $1 AND table_id::text = ANY ($2)",
+        &[
+            Arg::I64(task),
+            Arg::Texts(tables.iter().map(|t| t.table_id.to_string()).collect()),
+            Arg::I32(wave),
+        ],
+    )
+    .map(|_| ())
+}
+
+/// Notes that a copied table has its keys and indexes.
+pub fn set_ready(task: i64, table_id: i32) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.copy_table SET status = 'ready' \
+          WHERE task_id = $1 AND table_id = $2 AND status = 'copied'",
+        &[Arg::I64(task), Arg::I32(table_id)],
+    )
+    .map(|_| ())
 }
 
 /// Sets the status of tables that are in another one.

@@ -50,3 +50,22 @@ pub fn snapshot_gone(task: i64, wave: i32) -> Result<()> {
     )
     .map(|_| ())
 }
+
+/// Notes that a wave was given up before all of its tables were copied.
+pub fn abandon(task: i64, wave: i32) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.wave SET snapshot = NULL, abandoned = true \
+          WHERE task_id = $1 AND wave = $2",
+        &[Arg::I64(task), Arg::I32(wave)],
+    )
+    .map(|_| ())
+}
+
+/// How many waves of a migration were given up.
+pub fn abandoned(task: i64) -> Result<i64> {
+    db::bigint(
+        "SELECT count(*) FROM reshard.wave AS w WHERE w.task_id = $1 AND w.abandoned",
+        &[Arg::I64(task)],
+    )
+    .map(|count| count.unwrap_or(0))
+}

@@ -49,7 +49,11 @@ pub extern "C-unwind" fn reshard_coordinator_main(arg: pg_sys::Datum) {
     let pid = std::process::id() as i32;
     interrupt::install_worker_handlers();
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(pg_sys::Oid::from(database)), None);
-    let found = transaction(has_work);
+    // Compiling the state queries would take far longer than running them.
+    let found = transaction(|| {
+        db::run("SET jit = off")?;
+        has_work()
+    });
     if !matches!(found, Ok(true)) {
         if let Err(error) = found {
             warning!("reshard could not look for work: {}", error.one_line());

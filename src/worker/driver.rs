@@ -4,10 +4,11 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use crate::cutover::switch::Extent;
 use crate::error::{Error, Kind, Policy, Result};
 use crate::pg::xact::transaction;
 use crate::state::event::{self, Severity};
-use crate::state::intent::{self, Intent, Verb};
+use crate::state::intent::{self, Args, Intent, Verb};
 use crate::state::task::{self, Phase, Status, Task, Type};
 use crate::worker::coordinator::Shared;
 use crate::worker::{ending, phases, traffic};
@@ -87,11 +88,11 @@ async fn next_intent(id: i64, shared: &Shared) -> Result<()> {
 async fn act(task: Task, asked: &Intent, shared: &Rc<Shared>) -> Result<()> {
     let id = task.id;
     let outcome = match asked.verb {
-        Verb::Cutover => traffic::cut_over(task, asked.args.dry_run).await,
-        Verb::Rollback => traffic::roll_back(task, asked.args.dry_run).await,
+        Verb::Cutover => traffic::cut_over(task, extent(&asked.args)).await,
+        Verb::Rollback => traffic::roll_back(task, extent(&asked.args)).await,
         Verb::Complete => ending::complete(task).await,
         Verb::Cancel => ending::cancel(task, shared).await,
-        Verb::Stop => ending::stop(task, shared).await,
+        Verb::Stop => ending::stop(task).await,
         Verb::Resume => transaction(|| {
             task::reopen(id)?;
             event::info(id, "resumed", "the task goes on")
@@ -105,6 +106,14 @@ async fn act(task: Task, asked: &Intent, shared: &Rc<Shared>) -> Result<()> {
         }
         Ok(())
     })
+}
+
+fn extent(args: &Args) -> Extent {
+    match (args.dry_run, args.no_fence) {
+        (false, _) => Extent::Whole,
+        (true, false) => Extent::DryRun,
+        (true, true) => Extent::Checks,
+    }
 }
 
 /// Waits before another try; false where there will be none.

@@ -7,6 +7,7 @@ use crate::pg::xact::transaction;
 use crate::replication::{cleanup, settle};
 use crate::schema;
 use crate::state::event;
+use crate::state::flow;
 use crate::state::task::{self, Phase, Status, Task, Type};
 use crate::worker::coordinator::Shared;
 use crate::worker::migration::Migration;
@@ -64,6 +65,10 @@ pub async fn cancel(task: Task, shared: &Rc<Shared>) -> Result<()> {
         for shard in &links.cluster(shards).shards {
             schema::drop_created(id, shard).await?;
         }
+        if migration.task.kind == Type::Reshard {
+            // What is left was there before, and empty.
+            empty_tables(&migration).await?;
+        }
         for (_, session) in links.sessions(shards).await? {
             cleanup::drop_helpers(&session).await?;
         }
@@ -75,12 +80,20 @@ pub async fn cancel(task: Task, shared: &Rc<Shared>) -> Result<()> {
     })
 }
 
-/// Empties the tables of a migration on the shards.
+/// Empties the tables of a migration on the shards, those that are there.
 async fn empty_tables(migration: &Migration) -> Result<()> {
     let names: Vec<String> = migration.tables()?.iter().map(|t| t.qualified()).collect();
-    for chunk in names.chunks(100) {
-        let sql = format!("TRUNCATE ONLY {} CASCADE", chunk.join(", ONLY "));
-        migration.links.batch(Side::Destination, &sql).await?;
+    for (_, session) in migration.links.sessions(Side::Destination).await? {
+        let present: Vec<String> = session
+            .value(
+                "SELECT coalesce(array_agg(t.name), '{}') FROM unnest($1::text[]) AS t (name) \
+                  WHERE to_regclass(t.name) IS NOT NULL",
+                &[&names],
+            )
+            .await?;
+        for chunk in present.chunks(100) {
+            session.batch(&format!("TRUNCATE ONLY {} CASCADE", chunk.join(", ONLY "))).await?;
+        }
     }
     Ok(())
 }
@@ -110,17 +123,17 @@ async fn clean(migration: &Migration, completed: bool) -> Result<()> {
 }
 
 /// `reshard_stop_task()`: whatever runs in the background stops; nothing is
-/// undone, `reshard_resume()` goes on.
+/// undone, `reshard_resume()` goes on. A copy keeps its snapshot.
 ///
 /// # Errors
 /// The servers'.
-pub async fn stop(task: Task, shared: &Rc<Shared>) -> Result<()> {
+pub async fn stop(task: Task) -> Result<()> {
     let id = task.id;
     if task.status.is_final() {
         return Ok(());
     }
-    shared.snapshots.borrow_mut().remove(&id);
-    if task.kind.is_migration() && task.phase >= Phase::CatchUp {
+    let flows = transaction(|| flow::load(id))?;
+    if task.kind.is_migration() && flows.iter().any(|f| f.live) {
         let migration = Migration::load(task)?;
         for direction in [Direction::Forward, Direction::Reverse] {
             flowing::set_live(&migration, direction, false).await?;

@@ -1,12 +1,14 @@
 //! Phases with live replication: `catch_up`, and then `replicating`, `switched`
 //! and `rolled_back`, in which the worker watches until somebody asks for more.
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
 
 use crate::cluster::{Direction, ShardNo, Side};
 use crate::cutover::fence;
-use crate::error::{Error, Kind, Result};
+use crate::cutover::switch::Extent;
+use crate::error::{Error, Result};
 use crate::gucs;
 use crate::pg::xact::{transaction, transaction_async};
 use crate::replication::settle::{self, Identity, Settings};
@@ -18,7 +20,7 @@ use crate::state::table::{self, Table};
 use crate::state::task::{self, NewTask, Phase, Status, Task, Type};
 use crate::state::{traffic as flag, wave};
 use crate::worker::migration::Migration;
-use crate::worker::{copying, traffic};
+use crate::worker::{copying, traffic, waves};
 
 /// How often flows are looked at.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -38,16 +40,8 @@ pub async fn catch_up(migration: &Migration) -> Result<()> {
     if migration.task.kind == Type::Replicate {
         begin_replication(migration).await?;
     }
-    settle_shards(migration).await?;
-    let flows = migration.flows(Direction::Forward)?;
-    let binary = binary_is_safe(migration).await?;
-    try_join_all(flows.iter().map(|flow| async move {
-        let publisher = migration.links.endpoint(Side::Source, flow.shard_on(Side::Source))?;
-        let session =
-            migration.links.session(Side::Destination, flow.shard_on(Side::Destination)).await?;
-        subscription::create(&session, publisher, flow, binary).await
-    }))
-    .await?;
+    settle_shards(migration, &migration.tables()?).await?;
+    subscribe(migration, &migration.flows(Direction::Forward)?).await?;
     transaction(|| {
         flow::set_live(migration.id(), Some(Direction::Forward))?;
         ensure_child(migration, Direction::Forward)
@@ -67,16 +61,45 @@ pub async fn catch_up(migration: &Migration) -> Result<()> {
     }
 }
 
+/// Makes the subscriptions of flows, disabled.
+async fn subscribe(migration: &Migration, flows: &[Flow]) -> Result<()> {
+    let binary = binary_is_safe(migration).await?;
+    try_join_all(flows.iter().map(|flow| async move {
+        let publisher = migration.links.endpoint(Side::Source, flow.shard_on(Side::Source))?;
+        let session =
+            migration.links.session(Side::Destination, flow.shard_on(Side::Destination)).await?;
+        subscription::create(&session, publisher, flow, binary).await
+    }))
+    .await
+    .map(drop)
+}
+
+/// Lets the flows of one wave begin while other waves are still copied.
+///
+/// # Errors
+/// The servers'.
+pub async fn begin_wave(migration: &Migration, wave: i32, tables: &[Table]) -> Result<()> {
+    let tables: Vec<Table> = tables.iter().filter(|t| t.wave == Some(wave)).cloned().collect();
+    settle_shards(migration, &tables).await?;
+    let flows: Vec<Flow> =
+        migration.flows(Direction::Forward)?.into_iter().filter(|f| f.wave == wave).collect();
+    subscribe(migration, &flows).await?;
+    transaction(|| flow::set_wave_live(migration.id(), wave))?;
+    enable(migration, &flows, Direction::Forward.subscriber(), true).await
+}
+
 /// `reshard_replicate()`: flows from now on, or from an existing slot.
 async fn begin_replication(migration: &Migration) -> Result<()> {
     let parents = copying::prepare(migration).await?;
     let flows = migration.make_flows(Direction::Forward, 1);
+    let tables = migration.tables()?;
     transaction(|| {
+        table::assign_wave(migration.id(), &tables, 1)?;
         table::set_status(migration.id(), "pending", "ready")?;
         wave::begin(migration.id(), 1)?;
         flow::insert(&flows)
     })?;
-    copying::publish(migration, &flows, &migration.tables()?, &parents).await?;
+    waves::publish(migration, &flows, &tables, &parents).await?;
     let session = migration.links.session(Side::Source, ShardNo(0)).await?;
     let Some((first, others)) = flows.split_first() else {
         return Err(Error::internal("a migration has no flow"));
@@ -94,37 +117,29 @@ async fn begin_replication(migration: &Migration) -> Result<()> {
 /// Gives the shards' tables the identities of the source's, once keys are there:
 /// a subscriber finds rows by an identity that is part of what it is sent, and
 /// its own UPDATE and DELETE must go through when it publishes.
-async fn settle_shards(migration: &Migration) -> Result<()> {
+async fn settle_shards(migration: &Migration, tables: &[Table]) -> Result<()> {
     let links = &migration.links;
-    let tables = migration.tables()?;
     let node = links.session(Side::Source, ShardNo(0)).await?;
     let filtered = links.cluster(Side::Destination).size() > 1;
-    let mut indexes: Vec<Option<String>> = Vec::with_capacity(tables.len());
-    for table in &tables {
-        let settings = Settings {
-            cluster: &links.cluster(Side::Source).name,
-            filter_column: table.key_column.as_deref().filter(|_| filtered),
-            identity: Identity::Fit(migration.task.options.replica_identity),
-            has_extension: true,
-        };
-        indexes.push(settle::table(&node, table, &settings).await?);
-    }
+    let indexes = settle::tables(&node, tables, |_, table| Settings {
+        cluster: &links.cluster(Side::Source).name,
+        filter_column: table.key_column.as_deref().filter(|_| filtered),
+        identity: Identity::Fit(migration.task.options.replica_identity),
+        has_extension: true,
+    })
+    .await?;
     let name = &links.cluster(Side::Destination).name;
     let shards = links.sessions(Side::Destination).await?;
     try_join_all(shards.iter().map(|(_, session)| {
-        let pairs: Vec<(&Table, &Option<String>)> = tables.iter().zip(&indexes).collect();
-        async move {
-            for (table, index) in pairs {
-                let identity = match index {
-                    Some(index) => Identity::Index(index),
-                    None => Identity::Fit(ReplicaIdentity::Auto),
-                };
-                let settings =
-                    Settings { cluster: name, filter_column: None, identity, has_extension: false };
-                settle::table(session, table, &settings).await?;
-            }
-            Ok::<(), Error>(())
-        }
+        settle::tables(session, tables, |i, _| Settings {
+            cluster: name,
+            filter_column: None,
+            identity: match indexes.get(i) {
+                Some(Some(index)) => Identity::Index(index),
+                _ => Identity::Fit(ReplicaIdentity::Auto),
+            },
+            has_extension: false,
+        })
     }))
     .await?;
     Ok(())
@@ -158,8 +173,10 @@ async fn binary_is_safe(migration: &Migration) -> Result<bool> {
 /// # Errors
 /// The servers'.
 pub async fn set_live(migration: &Migration, direction: Direction, enabled: bool) -> Result<()> {
-    let flows = migration.flows(direction)?;
-    let side = direction.subscriber();
+    enable(migration, &migration.flows(direction)?, direction.subscriber(), enabled).await
+}
+
+async fn enable(migration: &Migration, flows: &[Flow], side: Side, enabled: bool) -> Result<()> {
     for (shard, session) in migration.links.sessions(side).await? {
         let own: Vec<&Flow> = flows.iter().filter(|f| f.shard_on(side) == shard).collect();
         subscription::set_enabled(&session, &own, enabled).await?;
@@ -168,7 +185,10 @@ pub async fn set_live(migration: &Migration, direction: Direction, enabled: bool
 }
 
 /// Writes down what the flows look like now.
-async fn observe(migration: &Migration, flows: &[Flow]) -> Result<Vec<Observation>> {
+///
+/// # Errors
+/// The servers'.
+pub async fn observe(migration: &Migration, flows: &[Flow]) -> Result<Vec<Observation>> {
     let seen = monitor::observe(&migration.links, flows).await?;
     transaction_async(|| {
         flows.iter().zip(&seen).try_for_each(|(flow, seen)| flow::observe(flow, seen))
@@ -181,15 +201,61 @@ fn broken(flows: &[Flow], seen: &[Observation]) -> Result<()> {
     for (flow, seen) in flows.iter().zip(seen) {
         let lost = seen.wal_status.as_deref() == Some("lost") || seen.confirmed_lsn.is_none();
         if flow.live && lost {
-            return Err(Error::new(
-                Kind::WrongState,
-                format!("replication slot \"{}\" can't be used any more", flow.slot_name),
-            )
-            .detail(seen.error.clone().unwrap_or_default())
-            .hint("Cancel the migration and start it again; raise max_slot_wal_keep_size first."));
+            return Err(unusable(flow, seen));
         }
     }
     Ok(())
+}
+
+/// A slot that has lost WAL is an error, whether its flow is live or waits.
+///
+/// # Errors
+/// 55000 with the slot named.
+pub fn lost(flows: &[Flow], seen: &[Observation]) -> Result<()> {
+    match flows.iter().zip(seen).find(|(_, s)| s.wal_status.as_deref() == Some("lost")) {
+        Some((flow, seen)) => Err(unusable(flow, seen)),
+        None => Ok(()),
+    }
+}
+
+fn unusable(flow: &Flow, seen: &Observation) -> Error {
+    Error::state(format!("replication slot \"{}\" can't be used any more", flow.slot_name))
+        .detail(seen.error.clone().unwrap_or_default())
+        .hint("Cancel the migration and start it again; raise max_slot_wal_keep_size first.")
+}
+
+/// Shows on the task that a slot is about to lose WAL; true while one is.
+///
+/// # Errors
+/// Those of the state tables.
+pub fn complain_of_wal(
+    id: i64,
+    flows: &[Flow],
+    seen: &[Observation],
+    before: bool,
+) -> Result<bool> {
+    let unreserved =
+        flows.iter().zip(seen).filter(|(_, s)| s.wal_status.as_deref() == Some("unreserved"));
+    let names: Vec<String> = unreserved.map(|(f, _)| format!("\"{}\"", f.slot_name)).collect();
+    if names.is_empty() {
+        return Ok(false);
+    }
+    if !before {
+        let error = Error::state("replication slots are about to lose WAL")
+            .detail(format!("They keep more than max_slot_wal_keep_size: {}.", names.join(", ")))
+            .hint("Raise max_slot_wal_keep_size on the publisher now; a reload is enough.");
+        transaction(|| {
+            task::note_error(id, Some(&error))?;
+            event::write(
+                Some(id),
+                Severity::Warning,
+                "slot",
+                &error.one_line(),
+                serde_json::json!({ "hint": error.hint }),
+            )
+        })?;
+    }
+    Ok(true)
 }
 
 /// Phases `replicating`, `switched` and `rolled_back`: watches, keeps the waiting
@@ -203,10 +269,15 @@ pub async fn watch(migration: &Migration) -> Result<()> {
         Phase::Switched => Direction::Reverse,
         _ => Direction::Forward,
     };
-    transaction(|| {
+    let traffic = transaction(|| {
         flow::set_live(id, Some(live))?;
-        ensure_child(migration, live)
+        ensure_child(migration, live)?;
+        flag::load(&migration.task.source)
     })?;
+    // Poolers find the flag on the shards too, from the beginning.
+    let (links, name) = (&migration.links, &migration.task.source);
+    fence::write_flag(links, Side::Destination, name, &traffic.active_cluster, traffic.epoch)
+        .await?;
     set_live(migration, live.opposite(), false).await?;
     set_live(migration, live, true).await?;
     let auto = migration.task.options.auto_cutover && migration.task.phase == Phase::Replicating;
@@ -214,14 +285,16 @@ pub async fn watch(migration: &Migration) -> Result<()> {
     let mut next_try = Instant::now();
     let mut advanced = Instant::now();
     let mut complained = false;
+    let mut heavy = HashSet::new();
     loop {
         let flows = transaction(|| flow::load(id))?;
         let seen = observe(migration, &flows).await?;
         broken(&flows, &seen)?;
         complained = complain(id, &flows, &seen, complained)?;
+        warn_of_wal(id, &flows, &seen, &mut heavy)?;
         if auto && tries < AUTO_TRIES && Instant::now() >= next_try {
             tries += 1;
-            match traffic::cut_over(migration.task.clone(), false).await {
+            match traffic::cut_over(migration.task.clone(), Extent::Whole).await {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     next_try = Instant::now() + AUTO_RETRY;
@@ -251,12 +324,18 @@ fn complain(id: i64, flows: &[Flow], seen: &[Observation], before: bool) -> Resu
         .iter()
         .zip(seen)
         .filter(|(f, _)| f.live)
-        .find_map(|(f, s)| s.error.as_ref().map(|e| format!("\"{}\": {e}", f.slot_name)));
+        .find_map(|(f, s)| s.error.as_ref().map(|e| (f, e)));
     match worst {
-        Some(worst) => {
+        Some((flow, worst)) => {
+            let ddl = transaction(|| event::latest(id, "ddl", 3))?;
+            let mut detail = format!("\"{}\": {worst}", flow.slot_name);
+            if !ddl.is_empty() {
+                // What has most likely broken it.
+                detail.push_str(&format!(". DDL on the source, latest first: {}.", ddl.join("; ")));
+            }
             let error = Error::state("a replication flow is in trouble")
-                .detail(worst)
-                .hint("See reshard.replication_slots, and the log of the subscriber.");
+                .detail(detail)
+                .hint(remedy(flow, worst));
             transaction(|| {
                 task::note_error(id, Some(&error))?;
                 match before {
@@ -279,6 +358,60 @@ fn complain(id: i64, flows: &[Flow], seen: &[Observation], before: bool) -> Resu
             Ok(false)
         }
     }
+}
+
+/// What to do about a flow's error; a conflict names the transaction that it is in.
+fn remedy(flow: &Flow, error: &str) -> String {
+    let lsn = error
+        .split_once("finished at ")
+        .map(|(_, rest)| rest.split([' ', ',', '.']).next().unwrap_or_default());
+    match lsn {
+        Some(lsn) => format!(
+            "On the subscriber, mend the row that is in the way (SET application_name = 'reshard repair' \
+             lets a session write to the closed cluster), or leave the transaction out: ALTER SUBSCRIPTION \
+             {} SKIP (lsn = '{lsn}');",
+            flow.subscription_name
+        ),
+        None => "See reshard.replication_slots, and the log of the subscriber.".to_owned(),
+    }
+}
+
+/// Writes a warning, once until it shrinks again, for each slot that keeps more WAL
+/// than `reshard.slot_wal_warning`.
+fn warn_of_wal(
+    id: i64,
+    flows: &[Flow],
+    seen: &[Observation],
+    heavy: &mut HashSet<String>,
+) -> Result<()> {
+    let limit = i64::from(gucs::SLOT_WAL_WARNING.get()) << 20;
+    for (flow, seen) in flows.iter().zip(seen) {
+        let retained = seen.retained_bytes.unwrap_or(0);
+        if limit == 0 || retained < limit / 2 {
+            heavy.remove(&flow.slot_name);
+        } else if retained > limit && heavy.insert(flow.slot_name.clone()) {
+            transaction(|| {
+                event::write(
+                    Some(id),
+                    Severity::Warning,
+                    "slot_wal",
+                    &format!(
+                        "replication slot \"{}\" keeps {} MB of WAL",
+                        flow.slot_name,
+                        retained >> 20
+                    ),
+                    serde_json::json!({
+                        "direction": flow.direction.as_str(),
+                        "lag_bytes": seen.lag_bytes,
+                        "retained_bytes": retained,
+                        "active": seen.active,
+                        "hint": "See error and active in reshard.replication_slots. If the disk is in danger: reshard_cancel() before the switch, reshard_complete() after it, drop the slots.",
+                    }),
+                )
+            })?;
+        }
+    }
+    Ok(())
 }
 
 fn auto_failed(id: i64, error: &Error, tries: u32) -> Result<()> {

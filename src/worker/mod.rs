@@ -11,6 +11,7 @@ pub mod launcher;
 mod migration;
 mod phases;
 mod traffic;
+mod waves;
 
 /// Name of the library, for the postmaster.
 pub const LIBRARY: &str = "reshard";

@@ -60,9 +60,7 @@ pub async fn run(task: Task, shared: &Rc<Shared>) -> Result<()> {
 
 async fn schema_pre(migration: &Migration) -> Result<()> {
     let destination = migration.links.cluster(crate::cluster::Side::Destination);
-    for shard in &destination.shards {
-        schema::install_helpers(shard).await?;
-    }
+    schema::install_helpers(destination).await?;
     let source = migration.links.cluster(crate::cluster::Side::Source);
     schema::plan(&migration.task, source, destination).await?;
     schema::Stage::open(migration.id(), destination).await?.run_phase(schema::Phase::Pre).await
@@ -76,9 +74,7 @@ async fn schema_sync(task: &Task) -> Result<()> {
     schema::plan(task, source, destination).await?;
     if !task.options.dry_run {
         let phase = schema::Phase::parse(task.options.schema_phase.as_deref().unwrap_or("pre"))?;
-        for shard in &destination.shards {
-            schema::install_helpers(shard).await?;
-        }
+        schema::install_helpers(destination).await?;
         schema::Stage::open(task.id, destination).await?.run_phase(phase).await?;
     }
     transaction(|| task::finish(task.id, Status::Succeeded))

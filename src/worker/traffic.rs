@@ -1,35 +1,45 @@
 //! Switching traffic, as asked for: which way, along which flows, and what the
 //! task looks like before and after.
-use crate::cluster::Direction;
+use std::cell::Cell;
+use std::time::Duration;
+
+use crate::cluster::{Direction, Side};
 use crate::cutover::recover as recovery;
 use crate::cutover::sequences::Sequences;
-use crate::cutover::switch::Switch;
+use crate::cutover::switch::{Extent, Switch};
+use crate::cutover::Step;
 use crate::error::{Error, Result};
 use crate::pg::xact::transaction;
-use crate::replication::handoff;
+use crate::replication::{handoff, marker, settle};
+use crate::schema;
 use crate::state::flow;
+use crate::state::options::Ddl;
+use crate::state::table::Table;
 use crate::state::task::{self, NewTask, Phase, Status, Task, Type};
 use crate::state::{cutover as record, traffic as flag};
 use crate::worker::flowing;
 use crate::worker::migration::Migration;
 
+/// How long DDL that was replayed may take on the shards when a cutover begins.
+const REPLAY_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// Makes the destination active.
 ///
 /// # Errors
 /// 55000 where the migration isn't ready; whatever stopped the cutover.
-pub async fn cut_over(task: Task, dry_run: bool) -> Result<()> {
-    switch(task, Direction::Forward, dry_run).await
+pub async fn cut_over(task: Task, extent: Extent) -> Result<()> {
+    switch(task, Direction::Forward, extent).await
 }
 
 /// Makes the source active again.
 ///
 /// # Errors
 /// As [`cut_over`].
-pub async fn roll_back(task: Task, dry_run: bool) -> Result<()> {
-    switch(task, Direction::Reverse, dry_run).await
+pub async fn roll_back(task: Task, extent: Extent) -> Result<()> {
+    switch(task, Direction::Reverse, extent).await
 }
 
-async fn switch(task: Task, direction: Direction, dry_run: bool) -> Result<()> {
+async fn switch(task: Task, direction: Direction, extent: Extent) -> Result<()> {
     let (id, before) = (task.id, task.phase);
     let possible = match direction {
         Direction::Forward => matches!(before, Phase::Replicating | Phase::RolledBack),
@@ -54,10 +64,10 @@ async fn switch(task: Task, direction: Direction, dry_run: bool) -> Result<()> {
         task::set_phase(id, Phase::Cutover)?;
         begin_child(&migration, direction)
     })?;
-    let outcome = run(&migration, direction, dry_run).await;
+    let outcome = run(&migration, direction, extent).await;
     transaction(|| match &outcome {
         Ok(()) => {
-            if dry_run {
+            if extent.is_dry() {
                 task::set_phase(id, before)?;
             }
             task::finish(child, Status::Succeeded)
@@ -75,13 +85,18 @@ async fn switch(task: Task, direction: Direction, dry_run: bool) -> Result<()> {
     outcome
 }
 
-async fn run(migration: &Migration, direction: Direction, dry_run: bool) -> Result<()> {
+async fn run(migration: &Migration, direction: Direction, extent: Extent) -> Result<()> {
+    if direction == Direction::Forward {
+        refuse_drift(migration, extent.is_dry()).await?;
+    }
     let tables = migration.tables()?;
     if migration.flows(Direction::Reverse)?.is_empty() {
         let flows = migration.make_flows(Direction::Reverse, 1);
         transaction(|| flow::insert(&flows))?;
     }
-    let sequences = Sequences::load(&migration.links, &tables).await?;
+    fence_all(migration, &tables).await?;
+    let policy = migration.task.options.sequences;
+    let sequences = Sequences::load(&migration.links, &tables, policy).await?;
     let flows = migration.flows(direction)?;
     let opposite = migration.flows(direction.opposite())?;
     if direction == Direction::Forward {
@@ -98,9 +113,44 @@ async fn run(migration: &Migration, direction: Direction, dry_run: bool) -> Resu
         flows: &flows,
         opposite: &opposite,
         sequences: &sequences,
-        dry_run,
+        tables: &tables,
+        extent,
+        at: Cell::new(Step::Prepare),
     };
     switch.run().await.map(|_| ())
+}
+
+/// Puts the fence back where somebody took it off, or disabled it.
+async fn fence_all(migration: &Migration, tables: &[Table]) -> Result<()> {
+    for side in [Side::Source, Side::Destination] {
+        let name = &migration.links.cluster(side).name;
+        for (_, session) in migration.links.sessions(side).await? {
+            settle::fence(&session, tables, name, side == Side::Source).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses to switch to shards whose schema is no longer the source's; that is a
+/// cutover that was aborted.
+async fn refuse_drift(migration: &Migration, dry_run: bool) -> Result<()> {
+    let source = migration.links.cluster(Side::Source);
+    let destination = migration.links.cluster(Side::Destination);
+    if migration.task.options.ddl == Ddl::Replay {
+        // What has been written down by now has been done on the shards after this.
+        let flows = migration.flows(Direction::Forward)?;
+        flowing::set_live(migration, Direction::Forward, true).await?;
+        marker::round_trip(&migration.links, &flows, REPLAY_TIMEOUT).await?;
+    }
+    let Err(error) = schema::refuse_drift(&migration.task, source, destination).await else {
+        return Ok(());
+    };
+    transaction(|| {
+        let (from, to) = (&source.name, &destination.name);
+        let id = record::begin(migration.id(), Direction::Forward, from, to, dry_run)?;
+        record::abort(id, &error)
+    })?;
+    Err(error)
 }
 
 /// Ends a cutover that a crash interrupted; true where there was one.
@@ -123,7 +173,9 @@ pub async fn recover(task: &Task) -> Result<bool> {
         flows: &flows,
         opposite: &opposite,
         sequences: &sequences,
-        dry_run: interrupted.dry_run,
+        tables: &[],
+        extent: if interrupted.dry_run { Extent::DryRun } else { Extent::Whole },
+        at: Cell::new(Step::Prepare),
     };
     recovery::run(&switch, &interrupted).await?;
     let succeeded =

@@ -3,11 +3,16 @@
 mod account;
 mod installation;
 mod lease;
+mod network;
+mod pooler;
+pub mod process;
 mod rig;
 mod scratch;
 mod server;
 
 pub use installation::Installation;
+pub use network::Network;
+pub use pooler::{Pooler, POOLER};
 pub use rig::{Rig, RigOptions, DATABASE, PASSWORD};
 pub use scratch::Scratch;
 pub use server::{Server, ServerOptions, Stop};

@@ -128,6 +128,11 @@ impl Rig {
         Server::create(name, self.scratch.path(), self.account, installation, &self.shard_options)
     }
 
+    /// The account that its servers run under.
+    pub(super) fn account(&self) -> Account {
+        self.account
+    }
+
     /// The folder that holds all of it.
     pub fn folder(&self) -> &Path {
         self.scratch.path()

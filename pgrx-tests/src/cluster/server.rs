@@ -213,6 +213,11 @@ impl Server {
         self.end("KILL")
     }
 
+    /// Kills a process of this server with SIGKILL; the postmaster then restarts all.
+    pub fn kill9_process(&self, pid: u32) -> Result<()> {
+        signal("KILL", pid)
+    }
+
     fn end(&self, name: &str) -> Result<()> {
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut child) = process.take() else {

@@ -18,7 +18,7 @@ use crate::session::Session;
 const FENCED: &str = "25006";
 /// A client that is refused or cut off tries again after this.
 const RETRY: Duration = Duration::from_millis(20);
-/// Longest wait for a new route after a refusal.
+/// Longest time of nothing but refusals.
 const REROUTE: Duration = Duration::from_secs(30);
 
 /// How an attempt at a transaction ended.
@@ -41,11 +41,14 @@ pub(super) struct Client {
     number: u32,
     follows: bool,
     pace: Duration,
+    reads: bool,
     endpoints: Endpoints,
     flag: watch::Receiver<Flag>,
     stop: watch::Receiver<bool>,
     progress: watch::Sender<u64>,
     planner: Planner,
+    /// Since when the fence has refused every attempt.
+    refused_since: Option<Instant>,
     /// By shard number; the source is `None`.
     sessions: HashMap<Option<usize>, Session>,
     outcome: ClientOutcome,
@@ -65,11 +68,13 @@ impl Client {
             number,
             follows,
             pace: options.pace,
+            reads: options.reads,
             endpoints,
             flag,
             stop,
             progress,
             planner: Planner::new(number, options.seed, options.omni),
+            refused_since: None,
             sessions: HashMap::new(),
             outcome: ClientOutcome {
                 client: number,
@@ -88,6 +93,9 @@ impl Client {
             let Some(active) = self.route().await else {
                 break;
             };
+            if self.reads && self.planner.random().chance(50) {
+                self.read(active).await;
+            }
             self.one_transaction(active).await;
             let most = 2 * self.pace.as_micros() as u64;
             let pause = Duration::from_micros(self.planner.random().below(most + 1));
@@ -149,7 +157,25 @@ impl Client {
         }
     }
 
+    /// Reads rows of one tenant where they are.
+    async fn read(&mut self, active: Active) {
+        let tenant = self.planner.tenant();
+        let shards = self.endpoints.shards.len() as u64;
+        let target = (active == Active::Shards).then(|| shard_of(tenant, shards));
+        let sql = format!("SELECT count(*), max(stamp) FROM orders WHERE tenant_id = {tenant}");
+        let read = match self.session(target).await {
+            Ok(session) => session.rows(&sql).await.map(drop),
+            Err(error) => Err(error),
+        };
+        match read {
+            Ok(()) => {}
+            Err(error) if error.is_disconnect() => self.sessions.clear(),
+            Err(error) => self.outcome.failed.push(format!("client {}: {error}", self.number)),
+        }
+    }
+
     fn acknowledge(&mut self, on: Active, transaction: &Transaction, returned: &[Option<i64>]) {
+        self.refused_since = None;
         for (planned, id) in transaction.statements.iter().zip(returned) {
             self.outcome.state.apply(&planned.change, *id);
         }
@@ -164,16 +190,19 @@ impl Client {
         self.progress.send_modify(|count| *count += 1);
     }
 
-    /// After a refusal: the flag must come to name another cluster, or a later epoch.
+    /// After a refusal: the flag comes to name another cluster or a later epoch, or
+    /// the cutover was aborted and the same cluster takes writes again.
     async fn await_new_route(&mut self, refused_on: Active, epoch: i64) {
+        let since = *self.refused_since.get_or_insert_with(Instant::now);
         let moved = self
             .flag
             .wait_for(|flag| !flag.paused && (flag.active != refused_on || flag.epoch > epoch));
-        let waited = tokio::time::timeout(REROUTE, moved).await.is_ok();
-        if !waited {
+        drop(tokio::time::timeout(10 * RETRY, moved).await);
+        if since.elapsed() > REROUTE {
+            self.refused_since = None;
             self.outcome.failed.push(format!(
-                "client {}: refused with {FENCED} on the {refused_on:?} in epoch {epoch}, \
-                 but the flag named no other cluster within {REROUTE:?}",
+                "client {}: refused with {FENCED} for {REROUTE:?}, at last on the {refused_on:?} \
+                 in epoch {epoch}",
                 self.number
             ));
         }

@@ -25,6 +25,8 @@ pub struct LoadOptions {
     pub seed: u64,
     /// Mean pause between two transactions of a client.
     pub pace: Duration,
+    /// Whether clients also read, now and then between two transactions.
+    pub reads: bool,
     /// Whether followers write to omni tables while the source is active.
     pub omni: bool,
     /// A fixed route instead of the flag, for servers without the extension.
@@ -38,6 +40,7 @@ impl Default for LoadOptions {
             direct: 0,
             seed: 1,
             pace: Duration::from_millis(10),
+            reads: false,
             omni: true,
             fixed: None,
         }

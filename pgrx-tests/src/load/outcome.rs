@@ -53,12 +53,14 @@ pub struct Outcome {
 }
 
 /// The pause around one switch, as clients saw it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Pause {
     /// The switch.
     pub switch: Switch,
     /// Longest gap between two acknowledged writes that any one client saw.
     pub longest: Duration,
+    /// The gap that the switch itself lies in, of each client.
+    pub across: Vec<Duration>,
 }
 
 /// How far from a switch a gap still counts as its pause.
@@ -105,18 +107,35 @@ impl Outcome {
                 };
                 let before = reach(number.checked_sub(1).and_then(|n| at.get(n)));
                 let after = reach(at.get(number + 1));
-                let longest = self
-                    .clients
-                    .iter()
-                    .filter(|client| client.follows)
+                let followers = || self.clients.iter().filter(|client| client.follows);
+                let longest = followers()
                     .filter_map(|client| {
                         longest_gap(&client.acknowledged_at, switch.at, before, after)
                     })
                     .max()
                     .unwrap_or_default();
-                Pause { switch: *switch, longest }
+                let across = followers()
+                    .filter_map(|c| {
+                        longest_gap(&c.acknowledged_at, switch.at, Duration::ZERO, Duration::ZERO)
+                    })
+                    .collect();
+                Pause { switch: *switch, longest, across }
             })
             .collect()
+    }
+
+    /// The longest gap of each client that no switch was near to: what the clients'
+    /// own pauses and the machine make of it.
+    pub fn gaps_elsewhere(&self) -> Vec<Duration> {
+        const NEAR: Duration = Duration::from_millis(500);
+        let near = |from: Instant, to: Instant| {
+            self.switches.iter().any(|s| s.at + NEAR >= from && s.at <= to + NEAR)
+        };
+        let longest = |client: &ClientOutcome| {
+            let pairs = client.acknowledged_at.iter().zip(client.acknowledged_at.iter().skip(1));
+            pairs.filter(|(from, to)| !near(**from, **to)).map(|(from, to)| *to - *from).max()
+        };
+        self.clients.iter().filter(|client| client.follows).filter_map(longest).collect()
     }
 
     /// Median and longest of the pauses; none where there was no switch.

@@ -106,7 +106,8 @@ impl Planner {
         (0..TENANTS).map(move |number| base + number)
     }
 
-    fn tenant(&mut self) -> i64 {
+    /// One of the client's tenants.
+    pub(super) fn tenant(&mut self) -> i64 {
         self.client * 1_000_000 + self.random.below(TENANTS as u64) as i64
     }
 

@@ -204,3 +204,101 @@ async fn cutover_verbs_are_idempotent_and_say_which_way_they_go() {
     })
     .await;
 }
+
+/// The error that an aborted cutover gives to who waits for it.
+async fn abort_of(migration: &Migration) -> String {
+    let error = migration.wait("switched", STEP).await.unwrap_err();
+    let error = error.sql().unwrap();
+    assert_eq!(error.code.as_deref(), Some("55P03"), "{error}");
+    error.full_text()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_in_the_way_is_named_and_holds_writers_no_longer_than_the_timeout() {
+    let options = RigOptions::new(2)
+        .source("reshard.drain_timeout", "700ms")
+        .source("max_prepared_transactions", "5");
+    run_within(options, Duration::from_secs(300), |rig| async move {
+        application(&rig, 500).await?;
+        let migration = Migration::start(&rig, false).await?;
+        migration.watch(&["replicating"], STEP).await?;
+        let load = Load::start(&rig, &LoadOptions { followers: 4, direct: 1, ..LoadOptions::default() });
+        load.each_acknowledged(5, STEP).await?;
+
+        let idle = rig.source.connect_as("postgres", "app").await?;
+        idle.execute("SET application_name = 'nightly'; BEGIN; UPDATE settings SET stamp = stamp WHERE id = 7").await?;
+        let prepared = rig.source.connect().await?;
+        prepared
+            .execute("BEGIN; UPDATE settings SET stamp = stamp WHERE id = 8; PREPARE TRANSACTION 'left behind'")
+            .await?;
+        migration.verb("reshard_cutover").await?;
+        let error = abort_of(&migration).await;
+        for part in ["nightly", "postgres", "idle in transaction", "WHERE id = 7", "left behind"] {
+            assert!(error.contains(part), "\"{part}\" is not named: {error}");
+        }
+        load.each_acknowledged(5, STEP).await?;
+        idle.execute("COMMIT").await?;
+        rig.source.execute("COMMIT PREPARED 'left behind'").await?;
+
+        // Sessions can be ended, prepared transactions can't.
+        rig.source.set(&[("reshard.drain_action", "terminate")])?;
+        rig.source.execute("SELECT pg_reload_conf()").await?;
+        wait_until(STEP, "the new setting", || async {
+            let shown = rig.source.text("SHOW reshard.drain_action").await?;
+            Ok(shown.as_deref() == Some("terminate"))
+        })
+        .await?;
+        idle.execute("BEGIN; UPDATE settings SET stamp = stamp WHERE id = 7").await?;
+        migration.cutover(STEP).await?;
+        let ended = idle.execute("COMMIT").await;
+        assert!(ended.is_err_and(|error| error.is_disconnect()), "the session was not ended");
+        let drained: i64 = rig
+            .source
+            .connect()
+            .await?
+            .one("SELECT count(*) FROM reshard.events WHERE kind = 'drained' AND detail::text LIKE '%nightly%'")
+            .await?;
+        assert_eq!(drained, 1);
+        let longest = load.finish().await?;
+        assert!(longest.failed().is_empty(), "{:?}", longest.failed());
+        migration.rollback(STEP).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dry_run_checks_all_and_tells_the_pause_to_expect() {
+    with_extension(2, |rig| async move {
+        application(&rig, 500).await?;
+        let migration = Migration::start(&rig, false).await?;
+        migration.watch(&["replicating"], STEP).await?;
+        let session = rig.source.connect().await?;
+        let before = traffic(&session).await?;
+        for (number, options) in ["{}", r#"{"fence": false}"#].into_iter().enumerate() {
+            session
+                .execute(&format!(
+                    "SELECT reshard_cutover({}, dry_run => true, options => '{options}')",
+                    migration.id
+                ))
+                .await?;
+            wait_until(STEP, "the dry run to end", || async {
+                let ended = "SELECT count(DISTINCT cutover_id) FROM reshard.cutovers
+                              WHERE dry_run AND status = 'succeeded' AND pause_ms > 0";
+                Ok(session.one::<usize>(ended).await? == number + 1)
+            })
+            .await?;
+        }
+        let held = "SELECT count(*) FROM reshard.cutovers WHERE step = 'lease'";
+        assert_eq!(session.one::<i64>(held).await?, 1, "writers were held without the fence");
+        assert_eq!(traffic(&session).await?, before);
+        let told = "SELECT count(*) FROM reshard.events WHERE kind = 'dry_run'";
+        assert_eq!(session.one::<i64>(told).await?, 2);
+        for options in [r#"{"fence": 1}"#, r#"{"fences": false}"#, "[]", r#"{"fence": false}"#] {
+            let sql = format!("SELECT reshard_cutover({}, options => '{options}')", migration.id);
+            let error = session.execute(&sql).await.unwrap_err();
+            assert_eq!(error.sqlstate(), Some("22023"), "{error}");
+        }
+        Ok(())
+    })
+    .await;
+}

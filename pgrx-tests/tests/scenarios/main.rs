@@ -1,14 +1,23 @@
 //! All scenarios, one module per subject; each test is named by the promise it checks.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod bypass;
 mod common;
 mod copied_data;
+mod copy;
 mod cutover;
+mod ddl;
+mod faults;
 mod harness;
 mod load;
 mod mistakes;
+mod pooler;
+mod preflight;
 mod restarts;
 mod rows;
+mod schema;
 mod secrets;
+mod sequences;
 mod stop_and_cancel;
+mod way_back;
 mod whole_run;

@@ -146,7 +146,7 @@ async fn a_destination_that_is_not_empty_is_named_with_its_table() {
             &rig,
             &Mistake {
                 statement: START,
-                codes: &["55000", "42P07"],
+                codes: &["55000", "42710"],
                 names: &["orders", "shard 1"],
             },
         )

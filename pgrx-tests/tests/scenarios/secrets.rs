@@ -16,7 +16,7 @@ async fn seen_in_activity(rig: &Rig) -> Result<Vec<String>> {
     for server in rig.servers() {
         let query = format!(
             "SELECT backend_type || ' ' || coalesce(application_name, '') || ': ' || query FROM pg_stat_activity
-             WHERE pid <> pg_backend_pid() AND (query || coalesce(application_name, '')) LIKE '%{PASSWORD}%'"
+             WHERE coalesce(application_name, '') <> 'harness' AND (query || coalesce(application_name, '')) LIKE '%{PASSWORD}%'"
         );
         let found = server.connect().await?.column(&query).await?;
         seen.extend(found.into_iter().map(|text| format!("{}: {text}", server.name())));

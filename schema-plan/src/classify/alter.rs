@@ -104,6 +104,7 @@ fn domain(statement: &AlterDomainStmt) -> Classified {
     };
     let domain = part(qualified(&statement.type_name), "domain name")?;
     Ok(Subject::create(Kind::Check, Some(domain.sibling(&constraint.conname)))
+        .on(domain)
         .at(Place::After(Step::Rest)))
 }
 

@@ -12,7 +12,8 @@ use pg_query::NodeEnum;
 
 /// Classifies an ALTER TABLE, by its one command.
 pub(super) fn classify(statement: &AlterTableStmt) -> Classified {
-    let target = relation(part(statement.relation.as_ref(), "relation")?);
+    let range = part(statement.relation.as_ref(), "relation")?;
+    let target = relation(range);
     let [cmd] = statement.cmds.as_slice() else {
         return unknown("ALTER TABLE with several commands");
     };
@@ -25,7 +26,9 @@ pub(super) fn classify(statement: &AlterTableStmt) -> Classified {
         ObjectType::ObjectTable
         | ObjectType::ObjectView
         | ObjectType::ObjectMatview
-        | ObjectType::ObjectForeignTable => of_relation(target, statement.objtype(), cmd),
+        | ObjectType::ObjectForeignTable => {
+            of_relation(target, !range.inh, statement.objtype(), cmd)
+        }
         other => unknown(format!("ALTER TABLE of {other:?}")),
     }
 }
@@ -54,12 +57,12 @@ fn of_sequence(sequence: Name, cmd: &AlterTableCmd) -> Classified {
     }
 }
 
-fn of_relation(table: Name, objtype: ObjectType, cmd: &AlterTableCmd) -> Classified {
+fn of_relation(table: Name, only: bool, objtype: ObjectType, cmd: &AlterTableCmd) -> Classified {
     // A part of the table (column, trigger, rule) has the command's name.
     let part_of = |kind| Subject::new(kind, Some(table.sibling(&cmd.name))).on(table.clone());
     let whole = |kind| Subject::new(kind, Some(table.clone())).on(table.clone());
     Ok(match cmd.subtype() {
-        At::AtAddConstraint => return constraint(table, cmd),
+        At::AtAddConstraint => return constraint(table, only, cmd),
         At::AtColumnDefault => part_of(Kind::Default),
         At::AtAddIdentity | At::AtSetIdentity => part_of(Kind::Identity).at(Place::BeforeData),
         At::AtSetNotNull => part_of(Kind::NotNull),
@@ -123,7 +126,7 @@ fn replica_identity(table: Name, cmd: &AlterTableCmd) -> Classified {
     })
 }
 
-fn constraint(table: Name, cmd: &AlterTableCmd) -> Classified {
+fn constraint(table: Name, only: bool, cmd: &AlterTableCmd) -> Classified {
     let Some(NodeEnum::Constraint(constraint)) =
         cmd.def.as_deref().and_then(|def| def.node.as_ref())
     else {
@@ -141,7 +144,12 @@ fn constraint(table: Name, cmd: &AlterTableCmd) -> Classified {
         other => return unknown(format!("constraint {other:?}")),
     };
     let referenced = constraint.pktable.as_ref().map(relation);
+    // Before version 18 a partitioned table's, which pg_dump alters without ONLY,
+    // must be valid from the start.
+    let validated_apart =
+        kind == Kind::ForeignKey && only && !constraint.skip_validation && constraint.is_enforced;
     Ok(Subject {
+        validated_apart,
         referenced: referenced.map(|table| (table, key_columns(&constraint.pk_attrs))),
         columns: columns(constraint),
         has_expressions: kind == Kind::Exclusion,

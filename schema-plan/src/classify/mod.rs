@@ -58,6 +58,8 @@ pub(crate) struct Subject {
     pub has_expressions: bool,
     /// A materialized view without its rows.
     pub unfilled: bool,
+    /// A foreign key that can be added first and validated afterwards.
+    pub validated_apart: bool,
 }
 
 impl Subject {
@@ -74,6 +76,7 @@ impl Subject {
             creates: false,
             has_expressions: false,
             unfilled: false,
+            validated_apart: false,
         }
     }
 

@@ -44,7 +44,7 @@ pub(super) fn of_node(objtype: ObjectType, node: Option<&Node>) -> Result<Subjec
             Some([domain, name]) => {
                 let domain = part(any_name(domain), "domain name")?;
                 let name = part(text(name), "constraint name")?;
-                Ok(Subject::new(kind, Some(domain.sibling(name))))
+                Ok(Subject::new(kind, Some(domain.sibling(name))).on(domain))
             }
             _ => unknown("domain constraint"),
         },

@@ -1,0 +1,89 @@
+//! `make bench`: one source, up to sixteen shards, four tables, and everyone who
+//! can copy them, one after the other, several rounds. Prints medians and ratios.
+//!
+//! `RESHARD_BENCH_ROUNDS` (3) sets how often each one runs, `RESHARD_BENCH_SCALE`
+//! (1.0) the share of the data, `RESHARD_BENCH_ONLY` (`peers` or `growth`) a part
+//! of it.
+
+mod contest;
+mod contestants;
+mod data;
+mod meter;
+mod report;
+mod shell;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use reshard_scenarios::{Result, Rig, RigOptions};
+
+use contest::Setup;
+
+/// Most shards that anything here is copied to.
+const MOST_SHARDS: usize = 16;
+/// Shards that the peers are compared with.
+const SHARDS: usize = 4;
+/// Copy workers where nothing else is said, as is the extension's default.
+const WORKERS: usize = 4;
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> ExitCode {
+    let outcome = tokio::select! {
+        outcome = run() => outcome,
+        _ = tokio::signal::ctrl_c() => {
+            eprintln!("interrupted; cleaning up");
+            return ExitCode::from(130);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nbench failed: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run() -> Result<()> {
+    let only = std::env::var("RESHARD_BENCH_ONLY").unwrap_or_default();
+    let rounds = number("RESHARD_BENCH_ROUNDS").map_or(3, |n| n as usize).max(1);
+    let scale = number("RESHARD_BENCH_SCALE").unwrap_or(1.0);
+    let shards = if only == "peers" { SHARDS } else { MOST_SHARDS };
+    let rig = Arc::new(Rig::start(options(shards)).await?);
+    let loaded = data::load(&rig, scale).await?;
+    println!("{loaded}; {rounds} rounds; {} cores", cores());
+
+    if only != "growth" {
+        let setup = Setup::new(&rig, SHARDS, data::TABLES).await?;
+        report::contest(&contest::peers(&setup, rounds).await?, &loaded);
+    }
+    if only != "peers" {
+        report::growth(&contest::growth(&rig, rounds, &[1, 4, 8, 16], &[1, 2, 4]).await?);
+    }
+    Ok(())
+}
+
+/// Durable servers that are not slowed by checkpoints in the middle of a run.
+fn options(shards: usize) -> RigOptions {
+    let mut options = RigOptions::new(shards);
+    options.turns = false;
+    for (name, value) in [
+        ("fsync", "on"),
+        ("full_page_writes", "on"),
+        ("shared_buffers", "256MB"),
+        ("max_wal_size", "8GB"),
+        ("checkpoint_timeout", "30min"),
+        ("autovacuum", "off"),
+    ] {
+        options = options.source(name, value).shard(name, value);
+    }
+    options
+}
+
+fn number(variable: &str) -> Option<f64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}

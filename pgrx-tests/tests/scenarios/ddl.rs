@@ -1,0 +1,274 @@
+//! DDL while a migration runs: forbidden, or written down; and no cutover to
+//! shards whose schema is another one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reshard_scenarios::load::{Load, LoadOptions};
+use reshard_scenarios::migration::{DESTINATION, PUBLICATION, SOURCE};
+use reshard_scenarios::{Error, Migration, Result, Rig, Session};
+
+use super::common::{application, check_outcome, with_extension, STEP};
+
+/// DDL that changes a table of the migration, or what belongs to it, in pairs of
+/// a name in the error and the statement.
+const FORBIDDEN: &[(&str, &str)] = &[
+    ("public.orders", "ALTER TABLE orders ADD COLUMN extra int"),
+    ("public.orders", "ALTER TABLE orders DROP COLUMN amount"),
+    ("public.orders", "ALTER TABLE orders ALTER COLUMN owner TYPE bigint"),
+    ("public.moved", "ALTER TABLE orders RENAME TO moved"),
+    ("orders", "DROP TABLE orders"),
+    ("public.new_table", "CREATE TABLE new_table (id int PRIMARY KEY)"),
+    ("public.new_table", "CREATE TABLE new_table AS SELECT 1 AS id"),
+    ("public.orders_extra", "CREATE INDEX orders_extra ON orders (owner)"),
+    ("public.orders", "COMMENT ON TABLE orders IS 'x'"),
+    ("orders", "CREATE TRIGGER t BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()"),
+    ("orders", "CREATE POLICY p ON orders USING (true)"),
+    ("orders", "CREATE RULE r AS ON DELETE TO orders DO INSTEAD NOTHING"),
+    ("public.s", "CREATE STATISTICS s ON owner, stamp FROM orders"),
+    ("public.mood", "ALTER TYPE mood ADD VALUE 'great'"),
+    ("public.moods", "ALTER TABLE moods ADD CHECK (id > 0)"),
+    ("public", "ALTER SCHEMA public RENAME TO private"),
+    ("parted", "CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM (10) TO (20)"),
+    ("parted_1", "DROP TABLE parted_1"),
+    ("all_tables", "ALTER PUBLICATION all_tables SET (publish = 'insert')"),
+    ("all_tables", "DROP PUBLICATION all_tables"),
+];
+
+/// DDL that has nothing to do with the tables.
+const HARMLESS: &[&str] = &[
+    "CREATE TEMPORARY TABLE scratch (id int)",
+    "DROP TABLE scratch",
+    "CREATE UNLOGGED TABLE notes_of_mine (id int)",
+    "ALTER TABLE notes_of_mine ADD COLUMN more int",
+    "DROP TABLE notes_of_mine",
+    "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+    "DROP FUNCTION f()",
+    "CREATE VIEW orders_view AS SELECT id FROM orders",
+    "DROP VIEW orders_view",
+    "REINDEX TABLE orders",
+    "VACUUM orders",
+    "ANALYZE orders",
+    "CREATE SCHEMA elsewhere",
+    "DROP SCHEMA elsewhere",
+];
+
+async fn setting(rig: &Rig) -> Result<Session> {
+    let session = rig.source.connect().await?;
+    session
+        .execute(
+            "CREATE TYPE mood AS ENUM ('ok');
+             CREATE TABLE moods (id bigint PRIMARY KEY, mood mood);
+             CREATE TABLE parted (id bigint PRIMARY KEY) PARTITION BY RANGE (id);
+             CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10)",
+        )
+        .await?;
+    application(rig, 500).await?;
+    Ok(session)
+}
+
+async fn start(rig: &Arc<Rig>, options: &str) -> Result<Migration> {
+    Migration::call(
+        rig,
+        &format!(
+            "SELECT reshard_start('{SOURCE}', '{DESTINATION}', '{PUBLICATION}', false, '{options}')"
+        ),
+    )
+    .await
+}
+
+/// Each of the statements fails, and the error says why.
+async fn all_forbidden(session: &Session, id: i64) -> Result<()> {
+    for (name, statement) in FORBIDDEN {
+        let error = match session.execute(statement).await {
+            Err(error) => error,
+            Ok(()) => return Err(Error::Unexpected(format!("not forbidden: {statement}"))),
+        };
+        let text = error.sql().unwrap().full_text();
+        assert_eq!(error.sqlstate(), Some("55000"), "{statement}: {text}");
+        for part in [*name, &format!("migration {id}"), "reshard_cancel"] {
+            assert!(text.contains(part), "\"{part}\" is not in the error of {statement}: {text}");
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ddl_on_the_tables_of_a_migration_is_forbidden_in_every_phase() {
+    with_extension(2, |rig| async move {
+        let session = setting(&rig).await?;
+        // Before a migration, and after it, everything goes.
+        session.execute("CREATE TABLE early (id int PRIMARY KEY); DROP TABLE early").await?;
+        let run = start(&rig, "{}").await?;
+        // Whatever phase it is in by now, also before the tables are listed.
+        all_forbidden(&session, run.id).await?;
+        run.watch(&["replicating"], STEP).await?;
+        all_forbidden(&session, run.id).await?;
+        // Whose index it was is known from the plan of the schema.
+        let error = session.execute("DROP INDEX events_tenant").await.unwrap_err();
+        assert_eq!(error.sqlstate(), Some("55000"), "{error}");
+        for statement in HARMLESS {
+            session.execute(statement).await?;
+        }
+        run.cutover(STEP).await?;
+        all_forbidden(&session, run.id).await?;
+        run.rollback(STEP).await?;
+        all_forbidden(&session, run.id).await?;
+        run.verb("reshard_stop_task").await?;
+        run.watch(&["failed"], STEP).await?;
+        all_forbidden(&session, run.id).await?;
+        run.verb("reshard_resume").await?;
+        run.watch(&["rolled_back"], STEP).await?;
+        // One who takes care of the shards himself.
+        for server in rig.servers() {
+            let there = server.connect().await?;
+            there
+                .execute("SET reshard.ddl_guard = off; CREATE INDEX orders_owner ON orders (owner)")
+                .await?;
+        }
+        run.cutover(STEP).await?;
+        run.complete(STEP).await?;
+        session.execute("ALTER TABLE orders ADD COLUMN later int").await?;
+        session.execute("DROP EXTENSION reshard CASCADE").await?;
+        session.execute("ALTER TABLE orders DROP COLUMN later").await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ddl_that_is_allowed_is_written_down_and_refuses_the_cutover_until_the_shards_have_it() {
+    with_extension(2, |rig| async move {
+        let session = setting(&rig).await?;
+        let run = start(&rig, "{\"ddl\": \"allow\"}").await?;
+        run.watch(&["replicating"], STEP).await?;
+        let changes = "ALTER TABLE settings ADD COLUMN colour text DEFAULT 'red';
+             CREATE INDEX settings_colour ON settings USING btree (colour);
+             GRANT SELECT ON settings TO PUBLIC;
+             DROP INDEX events_tenant";
+        session.execute(changes).await?;
+        let written = session
+            .column(&format!("SELECT message FROM reshard.events WHERE task_id = {} AND kind = 'ddl' ORDER BY id", run.id))
+            .await?;
+        assert_eq!(
+            written,
+            [
+                "ALTER TABLE on public.settings",
+                "CREATE INDEX on public.settings_colour",
+                "DROP INDEX on public.events_tenant"
+            ]
+        );
+        run.verb("reshard_cutover").await?;
+        let error = run.wait("switched", STEP).await.unwrap_err();
+        let text = error.sql().unwrap().full_text();
+        println!("{text}");
+        for part in ["schemas of source and shards differ", "shard 0", "shard 1", "colour", "GRANT SELECT", "still has: CREATE INDEX events_tenant"] {
+            assert!(text.contains(part), "\"{part}\" is not in: {text}");
+        }
+        let traffic: String = session.one("SELECT active_cluster || ' ' || state FROM reshard.traffic").await?;
+        assert_eq!(traffic, format!("{SOURCE} open"));
+        rig.shards[0].execute(changes).await?;
+        run.verb("reshard_cutover").await?;
+        let error = run.wait("switched", STEP).await.unwrap_err();
+        let text = error.sql().unwrap().full_text();
+        assert!(text.contains("shard 1") && !text.contains("shard 0"), "{text}");
+        rig.shards[1].execute(changes).await?;
+        // Rows with the new column arrive.
+        session.execute("INSERT INTO settings VALUES (-5, 0, 'x', 'blue')").await?;
+        run.cutover(STEP).await?;
+        for shard in &rig.shards {
+            let colour: String = shard.connect().await?.one("SELECT colour FROM settings WHERE id = -5").await?;
+            assert_eq!(colour, "blue");
+        }
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flow_that_ddl_has_broken_says_which_ddl_it_was() {
+    with_extension(1, |rig| async move {
+        let session = setting(&rig).await?;
+        let run = start(&rig, "{\"ddl\": \"allow\"}").await?;
+        run.watch(&["replicating"], STEP).await?;
+        session.execute("ALTER TABLE settings ADD COLUMN colour text").await?;
+        session.execute("INSERT INTO settings VALUES (-5, 0, 'x', 'blue')").await?;
+        reshard_scenarios::wait::wait_until(
+            Duration::from_secs(60),
+            "the cause to be named",
+            || async {
+                let error = run.state().await?.error.unwrap_or_default();
+                Ok(error.contains("ALTER TABLE on public.settings"))
+            },
+        )
+        .await?;
+        rig.shards[0].execute("ALTER TABLE settings ADD COLUMN colour text").await?;
+        run.cutover(STEP).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn additive_ddl_is_replayed_in_its_place_in_the_stream_under_writers() {
+    with_extension(2, |rig| async move {
+        let session = setting(&rig).await?;
+        let run = start(&rig, "{\"ddl\": \"replay\"}").await?;
+        run.watch(&["replicating"], STEP).await?;
+        let load = Load::start(&rig, &LoadOptions { followers: 4, ..LoadOptions::default() });
+        load.each_acknowledged(10, STEP).await?;
+        for round in 0..5 {
+            session
+                .execute(&format!("ALTER TABLE settings ADD COLUMN c{round} text DEFAULT 'a;''{round}', ADD n{round} integer NOT NULL DEFAULT {round}"))
+                .await?;
+            // Rows that need the column, at once, and in the transaction of the next DDL.
+            session
+                .execute(&format!("INSERT INTO settings (id, owner, stamp, c{round}, n{round}) VALUES (-{round} - 1, 0, 'x', 'own', 100 + {round})"))
+                .await?;
+            session.execute(&format!("CREATE INDEX settings_c{round} ON settings (c{round}, n{round})")).await?;
+        }
+        session.execute("BEGIN").await?;
+        session.execute("ALTER TABLE parted ADD COLUMN late bigint").await?;
+        session.execute("INSERT INTO parted VALUES (1, 42)").await?;
+        session.execute("COMMIT").await?;
+        for (statement, name) in [
+            ("ALTER TABLE settings ADD COLUMN v uuid DEFAULT gen_random_uuid()", "public.settings"),
+            ("ALTER TABLE settings ADD COLUMN t timestamptz DEFAULT now()", "public.settings"),
+            ("ALTER TABLE settings ADD COLUMN s serial", "public.settings"),
+            ("ALTER TABLE settings ADD COLUMN u int UNIQUE", "settings"),
+            ("ALTER TABLE settings DROP COLUMN c0", "public.settings"),
+            ("ALTER TABLE settings ADD COLUMN x int; ALTER TABLE settings ADD COLUMN y int", "public.settings"),
+            ("DO $$ BEGIN ALTER TABLE settings ADD COLUMN z int; END $$", "public.settings"),
+            ("CREATE INDEX ON settings (lower(c0))", "public.settings_lower_idx"),
+            ("CREATE TABLE fresh (id int PRIMARY KEY)", "public.fresh"),
+            ("DROP TABLE parted_1", "parted_1"),
+        ] {
+            let error = session.execute(statement).await.unwrap_err();
+            let text = error.sql().unwrap().full_text();
+            assert_eq!(error.sqlstate(), Some("55000"), "{statement}: {text}");
+            assert!(text.contains(name) && text.contains("Replayed are"), "{statement}: {text}");
+        }
+        load.each_acknowledged(10, STEP).await?;
+        run.verb("reshard_cutover").await?;
+        run.watch(&["switched"], STEP).await?;
+        load.each_acknowledged(10, STEP).await?;
+        let outcome = load.finish().await?;
+        check_outcome(&rig, &outcome).await?;
+        for shard in &rig.shards {
+            let there = shard.connect().await?;
+            let rows: i64 = there
+                .one("SELECT count(*) FROM settings WHERE id < 0 AND 'own' IN (c0, c1, c2, c3, c4)")
+                .await?;
+            assert_eq!(rows, 5);
+            let indexes: i64 = there
+                .one("SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'settings_c%'")
+                .await?;
+            assert_eq!(indexes, 5);
+        }
+        let late: i64 = rig.shards[0].connect().await?.one("SELECT late FROM parted").await?;
+        assert_eq!(late, 42);
+        // Nobody would replay it now.
+        let error = session.execute("ALTER TABLE orders ADD COLUMN x int").await.unwrap_err();
+        assert_eq!(error.sqlstate(), Some("55000"), "{error}");
+        Ok(())
+    })
+    .await;
+}

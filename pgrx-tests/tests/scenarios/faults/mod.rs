@@ -1,0 +1,104 @@
+//! Faults in the middle of a cutover, there and back, under writers: whatever ends
+//! and wherever, one cluster takes writes afterwards, nobody had to help, and no
+//! acknowledged write is lost, doubled or misplaced.
+
+mod moment;
+mod stage;
+
+use std::time::Duration;
+
+use reshard_scenarios::{Error, Result, RigOptions};
+
+use self::moment::{Hold, Moment, MOMENTS_BACK, MOMENTS_BOTH, MOMENTS_FORTH};
+use self::stage::{Case, Fault, Stage, Way};
+use super::common::run_within;
+
+fn options() -> RigOptions {
+    let mut options = RigOptions::new(2)
+        .source("reshard.cutover_timeout", "2s")
+        .source("reshard.drain_timeout", "1s");
+    for (name, value) in [("wal_retrieve_retry_interval", "200ms"), ("autovacuum", "off")] {
+        options = options.source(name, value).shard(name, value);
+    }
+    options
+}
+
+/// Runs the cases, those first that begin where traffic is, and prints a table.
+async fn run_all(stage: &Stage, mut cases: Vec<Case>) -> Result<()> {
+    let mut bad = Vec::new();
+    let all = cases.len();
+    while !cases.is_empty() {
+        let way = stage.next_way().await?;
+        let Some(number) = cases.iter().position(|case| case.way == way) else {
+            stage.switch(way).await?;
+            continue;
+        };
+        let case = cases.remove(number);
+        let outcome = stage.run(&case).await;
+        match &outcome {
+            Ok(row) => println!("{:<4} {case}  {row}", all - cases.len()),
+            Err(error) => println!("{:<4} {case}  FAILED: {error}", all - cases.len()),
+        }
+        if outcome.is_err() {
+            bad.push(case.to_string());
+            if bad.len() >= 3 {
+                break;
+            }
+        }
+    }
+    match bad.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Unexpected(format!("{} of {all} cases failed: {bad:#?}", bad.len()))),
+    }
+}
+
+/// Each moment of a cutover and of a rollback, with each fault. Needs a library that
+/// was built with failpoints; RESHARD_FAULTS takes the cases that contain its text.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half an hour, and needs the library built with failpoints"]
+async fn every_fault_at_every_moment_ends_with_one_open_cluster_and_no_lost_write() {
+    run_within(options(), Duration::from_secs(5_400), |rig| async move {
+        let stage = Stage::set(rig).await?;
+        stage.require_failpoints().await?;
+        let mut cases = Vec::new();
+        for way in [Way::Forth, Way::Back] {
+            let only = if way == Way::Forth { MOMENTS_FORTH } else { MOMENTS_BACK };
+            for point in MOMENTS_BOTH.iter().chain(only) {
+                for fault in Fault::ALL {
+                    cases.push(Case { way, moment: Moment::Failpoint(point), fault });
+                }
+            }
+        }
+        if let Ok(wanted) = std::env::var("RESHARD_FAULTS") {
+            cases.retain(|case| case.to_string().contains(&wanted));
+        }
+        println!("{} cases", cases.len());
+        run_all(&stage, cases).await
+    })
+    .await;
+}
+
+/// The same without failpoints: each moment is held by a lock of another session.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_in_the_middle_of_a_cutover_ends_with_one_open_cluster_and_no_lost_write() {
+    run_within(options(), Duration::from_secs(300), |rig| async move {
+        let stage = Stage::set(rig).await?;
+        let case = |way, hold, fault| Case { way, moment: Moment::Held(hold), fault };
+        let cases = vec![
+            case(Way::Forth, Hold::Pause, Fault::Worker),
+            case(Way::Forth, Hold::Lease, Fault::Source),
+            case(Way::Forth, Hold::Lease, Fault::Shard),
+            case(Way::Forth, Hold::Barrier, Fault::Worker),
+            case(Way::Forth, Hold::Commit, Fault::Source),
+            case(Way::Forth, Hold::Open, Fault::Worker),
+            case(Way::Forth, Hold::Open, Fault::Shard),
+            case(Way::Forth, Hold::StopFlow, Fault::Source),
+            case(Way::Back, Hold::Lease, Fault::Shard),
+            case(Way::Back, Hold::Lease, Fault::Network),
+            case(Way::Back, Hold::Commit, Fault::Worker),
+            case(Way::Back, Hold::StopFlow, Fault::Worker),
+        ];
+        run_all(&stage, cases).await
+    })
+    .await;
+}

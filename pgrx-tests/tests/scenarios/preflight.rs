@@ -1,0 +1,475 @@
+//! Every check of preflight fires when it has to, and a clean database makes
+//! none of them say more than `info`.
+
+use std::time::Duration;
+
+use reshard_scenarios::migration::{declare_shards, DESTINATION, PUBLICATION, SOURCE};
+use reshard_scenarios::session::literal;
+use reshard_scenarios::wait::wait_until;
+use reshard_scenarios::{Result, Rig, RigOptions, Server, Session, Stop};
+
+use super::common::{application, restart, run, run_within, KEY, STEP};
+
+/// A row of `reshard_preflight()`.
+#[derive(Debug)]
+struct Finding {
+    check: String,
+    severity: String,
+    text: String,
+    hint: Option<String>,
+}
+
+async fn preflight(
+    session: &Session,
+    (source, destination, publication): (&str, &str, &str),
+    options: &str,
+) -> Result<Vec<Finding>> {
+    let rows = session
+        .rows(&format!(
+            "SELECT check_name, severity, concat_ws(' | ', object, detail), hint
+             FROM reshard_preflight({}, {}, {}, {})",
+            literal(source),
+            literal(destination),
+            literal(publication),
+            literal(options)
+        ))
+        .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| {
+            let mut fields = row.into_iter();
+            let mut next = || fields.next().flatten();
+            Finding {
+                check: next().unwrap_or_default(),
+                severity: next().unwrap_or_default(),
+                text: next().unwrap_or_default(),
+                hint: next(),
+            }
+        })
+        .collect())
+}
+
+/// A finding that must be there; `text` is what its object or detail names.
+fn expect(found: &[Finding], check: &str, severity: &str, text: &str) {
+    let finding =
+        found.iter().find(|f| f.check == check && f.severity == severity && f.text.contains(text));
+    match finding {
+        None => panic!("no {severity} of {check} that names {text}: {found:#?}"),
+        Some(finding) => {
+            println!(
+                "{check}: {} HINT: {}",
+                finding.text,
+                finding.hint.clone().unwrap_or_default()
+            );
+            assert!(severity == "info" || finding.hint.is_some(), "no hint: {finding:?}");
+        }
+    }
+}
+
+/// What is wrong on one server, and what preflight must say of it.
+struct Case<'a> {
+    check: &'a str,
+    severity: &'a str,
+    names: &'a str,
+    /// 0: the source; 1, 2: the shards.
+    server: usize,
+    setup: &'a str,
+    undo: &'a str,
+    publication: &'a str,
+    options: &'a str,
+}
+
+const CASE: Case<'static> = Case {
+    check: "",
+    severity: "error",
+    names: "",
+    server: 0,
+    setup: "SELECT",
+    undo: "SELECT",
+    publication: PUBLICATION,
+    options: "{}",
+};
+
+const WHOLE: (&str, &str, &str) = (SOURCE, DESTINATION, PUBLICATION);
+
+fn server(rig: &Rig, number: usize) -> &Server {
+    match number {
+        0 => &rig.source,
+        shard => &rig.shards[shard - 1],
+    }
+}
+
+/// Cases of the same publication and options go together: everything is set up,
+/// one look finds it all, everything is undone.
+async fn each(rig: &Rig, cases: &[Case<'_>]) -> Result<()> {
+    let session = rig.source.connect().await?;
+    let mut rest: Vec<&Case<'_>> = cases.iter().collect();
+    while let Some(first) = rest.first().copied() {
+        let alike =
+            |c: &&Case<'_>| c.publication == first.publication && c.options == first.options;
+        let (group, others): (Vec<&Case<'_>>, Vec<&Case<'_>>) = rest.into_iter().partition(alike);
+        rest = others;
+        for case in &group {
+            let there = server(rig, case.server).connect().await?;
+            for statement in case.setup.split(";;") {
+                there.execute(statement).await?;
+            }
+        }
+        let what = (SOURCE, DESTINATION, first.publication);
+        let found = preflight(&session, what, first.options).await?;
+        for case in &group {
+            expect(&found, case.check, case.severity, case.names);
+        }
+        for case in group.iter().rev() {
+            let there = server(rig, case.server).connect().await?;
+            for statement in case.undo.split(";;") {
+                there.execute(statement).await?;
+            }
+        }
+    }
+    clean(&session).await
+}
+
+/// No error, and no warning but of the two keys that really hold per shard only.
+async fn clean(session: &Session) -> Result<()> {
+    let found = preflight(session, WHOLE, "{}").await?;
+    let bad: Vec<&Finding> = found
+        .iter()
+        .filter(|f| f.severity != "info")
+        .filter(|f| !f.text.contains("docs_pkey") && !f.text.contains("events_pkey"))
+        .collect();
+    assert!(bad.is_empty(), "{bad:#?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_check_of_the_schema_and_the_rows_fires_and_a_clean_database_is_clean() {
+    let options = RigOptions::new(2).source("max_prepared_transactions", "5");
+    run(options, |rig| async move {
+        application(&rig, 2_000).await?;
+        let session = rig.source.connect().await?;
+        clean(&session).await?;
+        session
+            .execute("CREATE PUBLICATION neat FOR TABLE accounts, orders, journal, tickets, settings")
+            .await?;
+        let found = preflight(&session, (SOURCE, DESTINATION, "neat"), "{}").await?;
+        assert!(found.iter().all(|f| f.severity == "info"), "{found:#?}");
+        session.execute("DROP PUBLICATION neat").await?;
+        let found = preflight(&session, WHOLE, "{}").await?;
+        expect(&found, "skew", "info", "% of the rows");
+        expect(&found, "replica_identity", "info", "events");
+        expect(&found, "unique_constraints", "info", "tickets_pkey");
+        each(&rig, &[
+            Case { check: "publication", names: "nowhere", publication: "nowhere", ..CASE },
+            Case {
+                check: "publication_empty", names: "hollow", publication: "hollow",
+                setup: "CREATE PUBLICATION hollow", undo: "DROP PUBLICATION hollow", ..CASE
+            },
+            Case {
+                check: "sharding_key_published", names: KEY, publication: "lists",
+                setup: "CREATE PUBLICATION lists FOR TABLE events (id, owner, stamp)",
+                undo: "DROP PUBLICATION lists", ..CASE
+            },
+            Case {
+                check: "replica_identity", names: "rules out", publication: "narrow",
+                setup: "CREATE PUBLICATION narrow FOR TABLE events (id, tenant_id, owner)",
+                undo: "DROP PUBLICATION narrow", ..CASE
+            },
+            Case {
+                check: "sharding_key_type", names: "hashed",
+                setup: "CREATE TABLE unhashed (tenant_id json)", undo: "DROP TABLE unhashed", ..CASE
+            },
+            Case {
+                check: "sharding_key_null", severity: "warning", names: "null",
+                setup: "CREATE TABLE keyless_rows (tenant_id bigint, id bigint PRIMARY KEY);; INSERT INTO keyless_rows VALUES (1, 1), (NULL, 2)",
+                undo: "DROP TABLE keyless_rows", ..CASE
+            },
+            Case {
+                check: "skew", severity: "warning", names: "more than its share",
+                setup: "CREATE TABLE one_tenant (tenant_id bigint, id bigint, PRIMARY KEY (tenant_id, id));; INSERT INTO one_tenant SELECT 7, g FROM generate_series(1, 500000) g;; ANALYZE one_tenant",
+                undo: "DROP TABLE one_tenant", ..CASE
+            },
+            Case {
+                check: "foreign_keys", names: "orders_settings",
+                setup: "ALTER TABLE settings ADD COLUMN tenant_id2 bigint;; ALTER TABLE settings ADD CONSTRAINT orders_settings FOREIGN KEY (tenant_id2) REFERENCES accounts (tenant_id)",
+                undo: "ALTER TABLE settings DROP COLUMN tenant_id2", ..CASE
+            },
+            Case {
+                check: "foreign_keys", severity: "warning", names: "NOT VALID", options: "{\"foreign_keys\": \"not_valid\"}",
+                setup: "ALTER TABLE settings ADD COLUMN tenant_id2 bigint;; ALTER TABLE settings ADD CONSTRAINT orders_settings FOREIGN KEY (tenant_id2) REFERENCES accounts (tenant_id)",
+                undo: "ALTER TABLE settings DROP COLUMN tenant_id2", ..CASE
+            },
+            Case {
+                check: "unique_constraints", severity: "warning", names: "events_stamp",
+                setup: "CREATE UNIQUE INDEX events_stamp ON events (stamp, id, owner)", undo: "DROP INDEX events_stamp", ..CASE
+            },
+            Case {
+                check: "firing_triggers", severity: "warning", names: "loud",
+                setup: "CREATE FUNCTION loud() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';; CREATE TRIGGER loud BEFORE INSERT ON orders FOR EACH ROW EXECUTE FUNCTION loud();; ALTER TABLE orders ENABLE ALWAYS TRIGGER loud",
+                undo: "DROP FUNCTION loud CASCADE", ..CASE
+            },
+            Case {
+                check: "event_triggers", severity: "warning", names: "watch",
+                setup: "CREATE FUNCTION watch() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';; CREATE EVENT TRIGGER watch ON ddl_command_end EXECUTE FUNCTION watch()",
+                undo: "DROP FUNCTION watch CASCADE", ..CASE
+            },
+            Case {
+                check: "row_security", severity: "info", names: "policies",
+                setup: "ALTER TABLE orders ENABLE ROW LEVEL SECURITY", undo: "ALTER TABLE orders DISABLE ROW LEVEL SECURITY", ..CASE
+            },
+            Case {
+                check: "unlogged_tables", severity: "warning", names: "volatile",
+                setup: "CREATE UNLOGGED TABLE volatile (id int PRIMARY KEY)", undo: "DROP TABLE volatile", ..CASE
+            },
+            Case {
+                check: "large_objects", severity: "warning", names: "1 large object",
+                setup: "SELECT lo_create(4711)", undo: "SELECT lo_unlink(4711)", ..CASE
+            },
+            Case {
+                check: "prepared_transactions", severity: "warning", names: "left open",
+                setup: "BEGIN; INSERT INTO settings VALUES (-1, 0, 'x'); PREPARE TRANSACTION 'left open'",
+                undo: "ROLLBACK PREPARED 'left open'", ..CASE
+            },
+            Case {
+                check: "roles", names: "only here",
+                setup: "CREATE ROLE \"only here\";; ALTER TABLE orders OWNER TO \"only here\"",
+                undo: "ALTER TABLE orders OWNER TO postgres;; DROP ROLE \"only here\"", ..CASE
+            },
+            Case {
+                check: "tablespaces", names: "Far Away",
+                setup: "SET allow_in_place_tablespaces = on;; CREATE TABLESPACE \"Far Away\" LOCATION '';; CREATE TABLE far_away (id int PRIMARY KEY) TABLESPACE \"Far Away\"",
+                undo: "DROP TABLE far_away;; DROP TABLESPACE \"Far Away\"", ..CASE
+            },
+            Case {
+                check: "extensions", names: "nowhere",
+                setup: "UPDATE pg_extension SET extname = 'nowhere' WHERE extname = 'plpgsql'",
+                undo: "UPDATE pg_extension SET extname = 'plpgsql' WHERE extname = 'nowhere'", ..CASE
+            },
+            Case {
+                check: "extensions", severity: "info", names: "0.7", options: "{\"foreign_keys\": \"not_valid\"}",
+                setup: "UPDATE pg_extension SET extversion = '0.7' WHERE extname = 'plpgsql'",
+                undo: "UPDATE pg_extension SET extversion = '1.0' WHERE extname = 'plpgsql'", ..CASE
+            },
+            Case { check: "exclude_schemas", names: "public", options: "{\"exclude_schemas\": [\"public\"]}", ..CASE },
+            Case { check: "exclude_schemas", names: "does not exist", options: "{\"exclude_schemas\": [\"nowhere\"]}", ..CASE },
+            Case {
+                check: "destination_empty", names: "has rows already", server: 2,
+                setup: "CREATE TABLE settings (id bigint NOT NULL, owner integer NOT NULL, stamp text NOT NULL);; INSERT INTO settings VALUES (1, 1, '')",
+                undo: "DROP TABLE settings", ..CASE
+            },
+            Case {
+                check: "destination_empty", names: "On the shard: table (id integer)", server: 2,
+                setup: "CREATE TABLE accounts (id int)", undo: "DROP TABLE accounts", ..CASE
+            },
+            Case {
+                check: "destination_empty", severity: "info", names: "same columns", server: 2,
+                setup: "CREATE TABLE events (id bigint NOT NULL, tenant_id bigint NOT NULL, owner integer NOT NULL, stamp text NOT NULL)",
+                undo: "DROP TABLE events", ..CASE
+            },
+            Case {
+                check: "destination_extension", names: "reshard", server: 1,
+                setup: "CREATE EXTENSION reshard", undo: "DROP EXTENSION reshard", ..CASE
+            },
+            Case {
+                check: "read_only", names: "read-only", server: 1,
+                setup: "ALTER DATABASE app SET default_transaction_read_only = on",
+                undo: "SET default_transaction_read_only = off;; ALTER DATABASE app RESET default_transaction_read_only", ..CASE
+            },
+        ])
+        .await?;
+        collations(&rig, &session).await?;
+        disk_space(&rig, &session).await?;
+        let error = session
+            .execute(&format!("SELECT reshard_copy_data('{SOURCE}', '{DESTINATION}', '{PUBLICATION}')"))
+            .await
+            .unwrap_err();
+        let text = error.sql().unwrap().full_text();
+        assert!(text.contains("published tables are missing on shard 0"), "{text}");
+        clean(&session).await
+    })
+    .await;
+}
+
+/// A collation whose rules are newer than what was made with it.
+async fn collations(rig: &Rig, session: &Session) -> Result<()> {
+    // Not every server is built with ICU, whose collations have versions everywhere.
+    let there = rig.source.connect().await?;
+    let made = there.execute("CREATE COLLATION sorted (provider = icu, locale = 'de')").await;
+    match made {
+        Err(error) if error.sqlstate() == Some("0A000") => {
+            println!("this PostgreSQL has no collations with a version");
+            return Ok(());
+        }
+        other => other?,
+    }
+    there
+        .execute(
+            "CREATE TABLE odd (id int PRIMARY KEY, name text COLLATE sorted);
+             UPDATE pg_collation SET collversion = '1' WHERE collname = 'sorted'",
+        )
+        .await?;
+    let found = preflight(session, WHOLE, "{}").await?;
+    expect(&found, "collation_versions", "warning", "sorted");
+    there.execute("DROP TABLE odd; DROP COLLATION sorted").await
+}
+
+/// A table that claims more than any disk has: a second segment full of nothing,
+/// which nobody reads while the first one isn't full.
+async fn disk_space(rig: &Rig, session: &Session) -> Result<()> {
+    let there = rig.source.connect().await?;
+    there.execute("CREATE TABLE vast (id bigint PRIMARY KEY)").await?;
+    let path: String = there.one("SELECT pg_relation_filepath('vast')").await?;
+    let file = std::fs::File::create(rig.source.data().join(format!("{path}.1"))).unwrap();
+    file.set_len(8 << 40).unwrap();
+    let found = preflight(session, WHOLE, "{}").await?;
+    expect(&found, "disk_space", "error", "are free");
+    drop(file);
+    std::fs::remove_file(rig.source.data().join(format!("{path}.1"))).unwrap();
+    there.execute("DROP TABLE vast").await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_check_of_the_servers_fires() {
+    run(RigOptions::new(2), |rig| async move {
+        application(&rig, 10).await?;
+        let session = rig.source.connect().await?;
+        clusters(&rig, &session).await?;
+
+        rig.source.execute("ALTER SYSTEM SET max_slot_wal_keep_size = '1GB'").await?;
+        rig.source.execute("SELECT pg_reload_conf()").await?;
+        wait_until(STEP, "the limit of slots to be told", || async {
+            let found = preflight(&session, WHOLE, "{}").await?;
+            Ok(found.iter().any(|f| f.check == "slot_limits" && f.severity == "warning"))
+        })
+        .await?;
+        rig.source.execute("ALTER SYSTEM RESET max_slot_wal_keep_size").await?;
+        rig.source.execute("SELECT pg_reload_conf()").await?;
+
+        // All that can be short on a shard.
+        rig.shards[0].set(&[
+            ("max_replication_slots", "0"),
+            ("max_wal_senders", "0"),
+            ("max_worker_processes", "0"),
+            ("max_logical_replication_workers", "0"),
+            ("max_connections", "8"),
+            ("superuser_reserved_connections", "3"),
+        ])?;
+        restart(&rig.shards[0], Stop::Fast)?;
+        let found = preflight(&session, WHOLE, "{}").await?;
+        for check in
+            ["replication_slots", "wal_senders", "worker_processes", "apply_workers", "connections"]
+        {
+            expect(&found, check, "error", "shard 0");
+        }
+        if rig.source.installation().major() < 18 {
+            expect(&found, "replication_origins", "error", "shard 0");
+        }
+
+        // A standby that follows nobody.
+        let signal = rig.shards[1].data().join("standby.signal");
+        std::fs::write(&signal, "").unwrap();
+        restart(&rig.shards[1], Stop::Fast)?;
+        let found = preflight(&session, WHOLE, "{}").await?;
+        expect(&found, "standby", "error", "shard 1");
+
+        tokio::task::block_in_place(|| rig.shards[1].stop(Stop::Fast))?;
+        let found = preflight(&session, WHOLE, "{}").await?;
+        expect(&found, "connection", "error", "shard 1");
+        Ok(())
+    })
+    .await;
+}
+
+/// Clusters that are declared wrongly.
+async fn clusters(rig: &Rig, session: &Session) -> Result<()> {
+    let declare = |cluster: &str, shard: usize, conninfo: &str| {
+        format!("SELECT reshard_add_shard('{cluster}', {shard}, {})", literal(conninfo))
+    };
+    let (first, second) = (rig.shards[0].conninfo(), rig.shards[1].conninfo());
+    let key = |cluster: &str| format!("SELECT reshard_set_sharding_key('{cluster}', '{KEY}')");
+
+    // A node that isn't this one.
+    session.execute(&declare("other", 0, &second)).await?;
+    let found = preflight(session, ("other", DESTINATION, PUBLICATION), "{}").await?;
+    expect(&found, "local_source", "error", "other");
+    expect(&found, "distinct_databases", "error", "same database");
+
+    // Keys: none at all, of a table that isn't published, of a column that is gone.
+    session.execute(&declare("keyless", 0, &first)).await?;
+    session.execute(&declare("keyless", 1, &second)).await?;
+    let found = preflight(session, (SOURCE, "keyless", PUBLICATION), "{}").await?;
+    expect(&found, "sharding_key_missing", "error", "keyless");
+    session.execute("CREATE TABLE lonely (k bigint, x bigint)").await?;
+    session
+        .execute("SELECT reshard_set_sharding_key('keyless', 'k', relation => 'lonely')")
+        .await?;
+    session.execute("CREATE PUBLICATION orders_alone FOR TABLE orders").await?;
+    let found = preflight(session, (SOURCE, "keyless", "orders_alone"), "{}").await?;
+    expect(&found, "sharding_key_table", "error", "lonely");
+    session.execute("ALTER TABLE lonely DROP COLUMN k").await?;
+    let found = preflight(session, (SOURCE, "keyless", PUBLICATION), "{}").await?;
+    expect(&found, "sharding_key_column", "error", "lonely");
+    session.execute("DROP PUBLICATION orders_alone; DROP TABLE lonely").await?;
+
+    // Another encoding, another locale.
+    rig.shards[1]
+        .connect_as("postgres", "postgres")
+        .await?
+        .execute("CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0")
+        .await?;
+    session.execute(&declare("latin", 0, &first)).await?;
+    session.execute(&declare("latin", 1, &second.replace("dbname=app", "dbname=latin"))).await?;
+    session.execute(&key("latin")).await?;
+    let found = preflight(session, (SOURCE, "latin", PUBLICATION), "{}").await?;
+    expect(&found, "encoding", "error", "LATIN1");
+    expect(&found, "locale", "warning", "shard 1");
+
+    // A role that is no superuser.
+    rig.shards[1].execute("CREATE ROLE mover LOGIN PASSWORD 'weak-4712'").await?;
+    session.execute(&declare("weak", 0, &first)).await?;
+    let mover = second.replace("user=postgres", "user=mover");
+    let mover = mover.split(" password=").next().unwrap_or_default().to_owned();
+    let weak = declare("weak", 1, &format!("{mover} password=weak-4712"));
+    match session.execute(&weak).await {
+        Err(error) => assert_eq!(error.sqlstate(), Some("42501"), "{error}"),
+        Ok(()) => {
+            session.execute(&key("weak")).await?;
+            let found = preflight(session, (SOURCE, "weak", PUBLICATION), "{}").await?;
+            expect(&found, "privilege", "error", "mover");
+        }
+    }
+
+    // We get there, but libpq, which subscriptions use, doesn't.
+    session.execute(&declare("deaf", 0, &format!("{first} gssencmode=require"))).await?;
+    let found = preflight(session, (SOURCE, "deaf", PUBLICATION), "{}").await?;
+    expect(&found, "reachable_from_source", "error", "deaf");
+    session.execute(&format!("SELECT reshard_drop_shard('{SOURCE}', 0)")).await?;
+    let node = format!("{} gssencmode=require", rig.source.conninfo());
+    session.execute(&declare(SOURCE, 0, &node)).await?;
+    let found = preflight(session, WHOLE, "{}").await?;
+    expect(&found, "reachable_from_shards", "error", "shard 1");
+    for finding in &found {
+        assert!(!finding.text.contains("4711"), "the password is shown: {finding:?}");
+    }
+    session.execute(&format!("SELECT reshard_drop_shard('{SOURCE}', 0)")).await?;
+    declare_shards(rig, session).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a transaction has to be open for more than a minute"]
+async fn a_transaction_that_has_been_open_for_long_is_named() {
+    run_within(RigOptions::new(1), Duration::from_secs(200), |rig| async move {
+        application(&rig, 10).await?;
+        let sleeper = rig.source.connect().await?;
+        sleeper.execute("BEGIN; INSERT INTO settings VALUES (-1, 0, 'x')").await?;
+        let session = rig.source.connect().await?;
+        let deadline = Duration::from_secs(90);
+        wait_until(deadline, "the transaction to be named", || async {
+            let found = preflight(&session, WHOLE, "{}").await?;
+            Ok(found.iter().any(|f| f.check == "long_transactions" && f.severity == "warning"))
+        })
+        .await?;
+        sleeper.execute("ROLLBACK").await
+    })
+    .await;
+}

@@ -1,0 +1,162 @@
+//! Checks of what each shard would get, and whether there is room for it.
+use std::collections::BTreeMap;
+
+use crate::cluster::Side;
+use crate::error::Kind;
+use crate::preflight::facts::{Facts, Table};
+use crate::preflight::finding::Finding;
+
+/// Rows of a sample from which on its shares mean something.
+const SAMPLE: i64 = 1_000;
+/// How much more than its fair share a shard may get.
+const SKEW: f64 = 1.5;
+
+/// Rows and bytes that come to one shard.
+#[derive(Clone, Copy, Default)]
+struct Load {
+    rows: f64,
+    /// Sharded tables alone.
+    sharded_rows: f64,
+    sharded_bytes: f64,
+    /// All tables, without and with their indexes.
+    heap: f64,
+    total: f64,
+}
+
+/// What each shard gets, by its number, and the rows that were sampled.
+fn loads(facts: &Facts<'_>) -> (Vec<Load>, i64) {
+    let shards = facts.destination.size() as usize;
+    let mut out = vec![Load::default(); shards];
+    let mut sampled = 0;
+    for table in facts.leaves() {
+        let rows: i64 = table.sample.iter().map(|(rows, _)| rows).sum();
+        sampled += rows;
+        let estimate = table.row_estimate.max(rows) as f64;
+        for (shard, load) in out.iter_mut().enumerate() {
+            let (of_rows, of_bytes) = shares(facts, table, shard);
+            load.rows += estimate * of_rows;
+            load.heap += table.heap_bytes as f64 * of_bytes;
+            load.total += table.total_bytes as f64 * of_bytes;
+            if facts.is_spread() && table.is_sharded() {
+                load.sharded_rows += estimate * of_rows;
+                load.sharded_bytes += table.heap_bytes as f64 * of_bytes;
+            }
+        }
+    }
+    (out, sampled)
+}
+
+/// The part of a table's rows and bytes that one shard gets.
+fn shares(facts: &Facts<'_>, table: &Table, shard: usize) -> (f64, f64) {
+    if !facts.is_spread() || !table.is_sharded() {
+        return (1.0, 1.0);
+    }
+    let (rows, bytes) = table.sample.iter().fold((0, 0), |sum, s| (sum.0 + s.0, sum.1 + s.1));
+    let part = |of: i64, all: i64| match all {
+        0 => 1.0 / f64::from(facts.destination.size()),
+        all => of as f64 / all as f64,
+    };
+    let (own_rows, own_bytes) = table.sample.get(shard).copied().unwrap_or_default();
+    (part(own_rows, rows), part(own_bytes, bytes))
+}
+
+/// How rows are spread: for each shard its share, and a shard that gets too much.
+pub fn skew(facts: &Facts<'_>) -> Vec<Finding> {
+    if !facts.is_spread() {
+        return Vec::new();
+    }
+    let (loads, sampled) = loads(facts);
+    let all_rows: f64 = loads.iter().map(|l| l.sharded_rows).sum();
+    let all_bytes: f64 = loads.iter().map(|l| l.sharded_bytes).sum();
+    if sampled < SAMPLE || all_rows <= 0.0 || all_bytes <= 0.0 {
+        return Vec::new();
+    }
+    let fair = 1.0 / f64::from(facts.destination.size());
+    loads
+        .iter()
+        .zip(&facts.destination.shards)
+        .map(|(load, endpoint)| {
+            let share = load.sharded_rows / all_rows;
+            let detail = format!(
+                "About {:.0} % of the rows and {:.0} % of the bytes of sharded tables, by a sample of \
+                 {sampled} rows.",
+                100.0 * share,
+                100.0 * load.sharded_bytes / all_bytes
+            );
+            let finding = if share > SKEW * fair {
+                Finding::warning("skew", format!("{endpoint} would get more than its share"))
+                    .hint("Choose a sharding key with more values, or with values of like size.")
+            } else {
+                Finding::info("skew", format!("share of {endpoint}"))
+            };
+            finding.object(endpoint.to_string()).detail(detail)
+        })
+        .collect()
+}
+
+/// Every shard's disk has room for what comes.
+pub fn disk_space(facts: &Facts<'_>) -> Vec<Finding> {
+    let (loads, _) = loads(facts);
+    // Shards that are databases of one server share its disk.
+    let mut servers: BTreeMap<&str, (String, i64, Load)> = BTreeMap::new();
+    for (server, known) in facts.known_of(Side::Destination) {
+        let Some(free) = server.free_bytes else { continue };
+        let load = loads.get(server.endpoint.shard as usize).copied().unwrap_or_default();
+        let entry = servers
+            .entry(&known.system)
+            .or_insert_with(|| (server.endpoint.to_string(), free, Load::default()));
+        entry.2.heap += load.heap;
+        entry.2.total += load.total;
+    }
+    servers
+        .into_values()
+        .filter_map(|(name, free, load)| {
+            let finding = if load.heap > free as f64 {
+                Finding::error(
+                    "disk_space",
+                    Kind::Server("53100".to_owned()),
+                    format!("not enough disk space on {name}"),
+                )
+            } else if load.total * 1.2 > free as f64 {
+                Finding::warning("disk_space", format!("disk space may not suffice on {name}"))
+            } else {
+                return None;
+            };
+            Some(
+                finding
+                    .object(name)
+                    .detail(format!(
+                        "Tables of about {} come, {} with their indexes; {} are free where the \
+                         server's data is.",
+                        size(load.heap),
+                        size(load.total),
+                        size(free as f64)
+                    ))
+                    .hint("Free space on that server, or move rows to more shards."),
+            )
+        })
+        .collect()
+}
+
+fn size(bytes: f64) -> String {
+    let units = ["bytes", "kB", "MB", "GB", "TB", "PB"];
+    let mut value = bytes;
+    let mut unit = 0;
+    while value >= 10_240.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    format!("{value:.0} {}", units[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_short() {
+        assert_eq!(size(10_000.0), "10000 bytes");
+        assert_eq!(size(20_480.0), "20 kB");
+        assert_eq!(size(1.5e13), "14 TB");
+    }
+}

@@ -1,0 +1,212 @@
+//! Before a cutover: whether the shards' schema is still the source's. What has
+//! changed on the source since the plan was made must have been changed on every
+//! shard as well.
+//!
+//! The source of now is compared with the plan, not with the shards: PostgreSQL
+//! writes some expressions otherwise after a restore, and such a difference must
+//! not stop a cutover. Only what has changed is looked for on the shards. What the
+//! tables of the migration consist of is compared by name as well.
+use std::collections::{BTreeSet, HashSet};
+
+use futures::future::try_join_all;
+
+use crate::cluster::Cluster;
+use crate::error::{Error, Result};
+use crate::pg::xact;
+use crate::remote::quote::qualified;
+use crate::remote::{self, Endpoint, Purpose};
+use crate::schema::dump::{self, Planned};
+use crate::schema::{failure, planned};
+use crate::state;
+use crate::state::options::ForeignKeys;
+use crate::state::schema::Statement;
+use crate::state::table::Table;
+use crate::state::task::{Task, Type};
+
+/// Differences that an error shows; the rest is counted.
+const SHOWN: usize = 20;
+/// Kinds of statements that a migration itself changes, or that no dump has.
+const OURS: &[&str] = &["replica_identity", "refresh"];
+
+/// Refuses a cutover where the schemas differ. Only of a task that made them.
+///
+/// # Errors
+/// 55000 with the differences; those of the dumps.
+pub async fn refuse_drift(task: &Task, source: &Cluster, destination: &Cluster) -> Result<()> {
+    if task.kind != Type::Reshard {
+        return Ok(());
+    }
+    let (before, tables) =
+        xact::transaction(|| Ok((state::schema::planned(task.id)?, state::table::load(task.id)?)))?;
+    let now = planned::of_source(task, source).await?.statements;
+    let changes = changes(&before, now);
+    let mut differences = match changes.is_empty() {
+        true => Vec::new(),
+        false => unfollowed(task, destination, &changes).await?,
+    };
+    if differences.is_empty() {
+        differences = parts_that_differ(task, &tables, source, destination).await?;
+    }
+    match differences.is_empty() {
+        true => Ok(()),
+        false => Err(error(&differences)),
+    }
+}
+
+/// Changes on the source that a shard has not followed.
+async fn unfollowed(task: &Task, destination: &Cluster, changes: &Changes) -> Result<Vec<String>> {
+    let shards = try_join_all(destination.shards.iter().map(|shard| async move {
+        let plan = dump::plan_of(shard, &task.options).await?;
+        Ok::<_, Error>((shard.to_string(), plan.statements))
+    }))
+    .await?;
+    Ok(shards.iter().flat_map(|(name, there)| differences(changes, name, there)).collect())
+}
+
+/// Parts of the tables (columns, indexes, constraints, triggers) that a shard
+/// lacks or has too much.
+async fn parts_that_differ(
+    task: &Task,
+    tables: &[Table],
+    source: &Cluster,
+    destination: &Cluster,
+) -> Result<Vec<String>> {
+    let Some(node) = source.shards.first() else { return Ok(Vec::new()) };
+    let names: Vec<String> = tables.iter().map(Table::qualified).collect();
+    let mut wanted = parts(node, &names).await?;
+    if task.options.foreign_keys == ForeignKeys::Skip {
+        for key in &task.options.unfit_foreign_keys {
+            let table = qualified(&key.schema_name, &key.table_name);
+            wanted.retain(|(name, part)| {
+                *name != table
+                    || part.trim_start_matches("constraint ").trim_matches('"') != key.name
+            });
+        }
+    }
+    let found = try_join_all(destination.shards.iter().map(|shard| parts(shard, &names))).await?;
+    let mut out = Vec::new();
+    for (shard, there) in destination.shards.iter().zip(&found) {
+        let lacks =
+            wanted.difference(there).map(|(t, part)| format!("{shard} lacks: {part} of {t}"));
+        let extra =
+            there.difference(&wanted).map(|(t, part)| format!("{shard} has more: {part} of {t}"));
+        out.extend(lacks.chain(extra));
+    }
+    Ok(out)
+}
+
+/// What tables consist of on one server, with their names.
+async fn parts(server: &Endpoint, names: &[String]) -> Result<BTreeSet<(String, String)>> {
+    let session = remote::connect(server, Purpose::Schema).await?;
+    let rows = session.query(include_str!("parts.sql"), &[&names]).await?;
+    rows.iter()
+        .map(|row| {
+            let get = |e: tokio_postgres::Error| session.error(&e);
+            Ok((row.try_get(0).map_err(get)?, row.try_get(1).map_err(get)?))
+        })
+        .collect()
+}
+
+/// What the source's schema has gained and lost.
+#[derive(Default)]
+struct Changes {
+    come: Vec<Planned>,
+    gone: Vec<Statement>,
+}
+
+impl Changes {
+    fn is_empty(&self) -> bool {
+        self.come.is_empty() && self.gone.is_empty()
+    }
+}
+
+fn changes(before: &[Statement], now: Vec<Planned>) -> Changes {
+    let old: HashSet<(&[String], &str)> =
+        before.iter().map(|s| (s.settings.as_slice(), s.sql.as_str())).collect();
+    let new: HashSet<(&[String], &str)> =
+        now.iter().map(|s| (s.settings.as_slice(), s.sql.as_str())).collect();
+    let gone = before
+        .iter()
+        .filter(|s| !OURS.contains(&s.kind.as_str()))
+        .filter(|s| !new.contains(&(s.settings.as_slice(), s.sql.as_str())))
+        .cloned()
+        .collect();
+    let come = now
+        .iter()
+        .filter(|s| !OURS.contains(&s.kind.as_str()))
+        .filter(|s| !old.contains(&(s.settings.as_slice(), s.sql.as_str())))
+        .cloned()
+        .collect();
+    Changes { come, gone }
+}
+
+/// What of the changes a shard doesn't have.
+fn differences(changes: &Changes, shard: &str, there: &[Planned]) -> Vec<String> {
+    let known: HashSet<(&[String], &str)> =
+        there.iter().map(|s| (s.settings.as_slice(), s.sql.as_str())).collect();
+    let come = changes
+        .come
+        .iter()
+        .filter(|s| !known.contains(&(s.settings.as_slice(), s.sql.as_str())))
+        .map(|s| {
+            let text = failure::cut(s.shown.as_deref().unwrap_or(&s.sql));
+            format!("{shard} lacks: {text}")
+        });
+    let gone = changes
+        .gone
+        .iter()
+        .filter(|s| known.contains(&(s.settings.as_slice(), s.sql.as_str())))
+        .map(|s| format!("{shard} still has: {}", failure::shown(s)));
+    come.chain(gone).collect()
+}
+
+fn error(differences: &[String]) -> Error {
+    let mut detail = format!(
+        "Since the schema was brought to the shards:\n{}",
+        differences[..differences.len().min(SHOWN)].join("\n")
+    );
+    if differences.len() > SHOWN {
+        detail.push_str(&format!("\nand {} more differences", differences.len() - SHOWN));
+    }
+    Error::state("the schemas of source and shards differ").detail(detail).hint(
+        "Make the same changes on every server, or take them back; then ask for the cutover again.",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn before(sql: &str, kind: &str) -> Statement {
+        Statement {
+            task_id: 1,
+            ordinal: 1,
+            step: "pre".into(),
+            kind: kind.into(),
+            schema_name: None,
+            object_name: None,
+            table_schema: None,
+            table_name: None,
+            settings: Vec::new(),
+            sql: sql.into(),
+            shown: None,
+            digest: String::new(),
+        }
+    }
+
+    fn now(sql: &str) -> Planned {
+        Planned { sql: sql.into(), kind: "table".into(), ..Planned::default() }
+    }
+
+    #[test]
+    fn only_what_changed_on_the_source_is_looked_for() {
+        let plan = [before("A", "table"), before("B", "table"), before("R", "replica_identity")];
+        let changes = changes(&plan, vec![now("A"), now("C")]);
+        assert_eq!(changes.come.len(), 1);
+        assert_eq!(changes.gone.len(), 1);
+        // A shard whose dump looks otherwise, but has the change.
+        assert_eq!(differences(&changes, "shard 0", &[now("a"), now("C")]), Vec::<String>::new());
+        let found = differences(&changes, "shard 1", &[now("A"), now("B")]);
+        assert_eq!(found, ["shard 1 lacks: C", "shard 1 still has: B"]);
+    }
+}

@@ -1,0 +1,213 @@
+//! Waves: tables that are copied under one snapshot, into one set of slots. There
+//! is one, unless `reshard.wave_size` asks for more, or a snapshot was lost or a
+//! table rewritten in the middle of the copy.
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use crate::cluster::{Direction, ShardNo, Side};
+use crate::copy;
+use crate::error::{Error, Result};
+use crate::pg::xact::transaction;
+use crate::remote::{connect, Connection, Purpose};
+use crate::replication::publication::{self, Parents};
+use crate::replication::{cleanup, slot};
+use crate::state::event::{self, Severity};
+use crate::state::flow::{self, Flow};
+use crate::state::table::{self, Table};
+use crate::state::{task, wave};
+use crate::worker::coordinator::{Shared, Snapshot};
+use crate::worker::migration::Migration;
+
+/// Waves that may be given up before a copy fails: each one means that a snapshot
+/// was lost or a table rewritten.
+const ABANDONED: i64 = 20;
+
+/// The wave to copy now: the one whose snapshot we hold, or a new one.
+///
+/// # Errors
+/// 55000 where too many waves were given up; the servers'.
+pub async fn begin(
+    migration: &Migration,
+    shared: &Rc<Shared>,
+    tables: &[Table],
+    parents: &Parents,
+) -> Result<i32> {
+    let id = migration.id();
+    let latest = transaction(|| wave::latest(id))?;
+    let number = latest.as_ref().map_or(1, |w| w.wave + 1);
+    if let Some(latest) = &latest {
+        if is_open(tables, latest.wave) {
+            let snapshots = shared.snapshots.borrow();
+            let held =
+                snapshots.get(&id).is_some_and(|s| s.wave == latest.wave && !s.session.is_closed());
+            if held && latest.snapshot.is_some() {
+                // Whatever stopped these parts, somebody wants them to be tried again.
+                transaction(|| copy::reopen_failed(id))?;
+                return Ok(latest.wave);
+            }
+        }
+    }
+    shared.snapshots.borrow_mut().remove(&id);
+    abandon(migration, tables, number).await?;
+
+    // What was given up has no wave any more.
+    let tables = migration.tables()?;
+    let chosen: Vec<Table> = copy::next_wave(tables.into_iter().filter(|t| !t.is_copied()));
+    let flows = migration.make_flows(Direction::Forward, number);
+    transaction(|| {
+        wave::begin(id, number)?;
+        table::assign_wave(id, &chosen, number)?;
+        flow::insert(&flows)
+    })?;
+    publish(migration, &flows, &chosen, parents).await?;
+    take_snapshot(migration, shared, number, &flows).await?;
+    transaction(|| copy::plan_parts(id, number))?;
+    Ok(number)
+}
+
+/// Whether tables of a wave are still to be copied.
+pub fn is_open(tables: &[Table], wave: i32) -> bool {
+    tables.iter().any(|t| t.wave == Some(wave) && !t.is_copied())
+}
+
+/// Waves whose tables all have their rows, keys and indexes.
+pub fn complete(tables: &[Table]) -> BTreeSet<i32> {
+    let all: BTreeSet<i32> = tables.iter().filter_map(|t| t.wave).collect();
+    all.into_iter()
+        .filter(|wave| tables.iter().all(|t| t.wave != Some(*wave) || t.status == "ready"))
+        .collect()
+}
+
+/// Makes the publications of a wave's flows.
+///
+/// # Errors
+/// The servers'.
+pub async fn publish(
+    migration: &Migration,
+    flows: &[Flow],
+    tables: &[Table],
+    parents: &Parents,
+) -> Result<()> {
+    let subscribers = migration.links.cluster(Side::Destination).size();
+    for flow in flows {
+        let session = migration.links.session(Side::Source, flow.shard_on(Side::Source)).await?;
+        let subscriber = flow.shard_on(Side::Destination);
+        publication::create(&session, flow, tables, parents, subscriber, subscribers).await?;
+    }
+    Ok(())
+}
+
+/// The first slot with its snapshot, then copies of it for the other shards.
+async fn take_snapshot(
+    migration: &Migration,
+    shared: &Rc<Shared>,
+    number: i32,
+    flows: &[Flow],
+) -> Result<()> {
+    let id = migration.id();
+    let Some((first, others)) = flows.split_first() else {
+        return Err(Error::internal("a wave has no flow"));
+    };
+    let endpoint = migration.links.endpoint(Side::Source, ShardNo(first.source_shard))?;
+    let control = migration.links.session(Side::Source, ShardNo(first.source_shard)).await?;
+    let blocked = |who: &str| note_blocked(id, who);
+    let exported =
+        slot::create_with_snapshot(endpoint, &control, &first.slot_name, blocked).await?;
+    for other in others {
+        slot::copy(&control, &first.slot_name, &other.slot_name).await?;
+    }
+    transaction(|| {
+        wave::set_snapshot(id, number, &exported.snapshot, &exported.lsn)?;
+        task::note_error(id, None)
+    })?;
+    shared.snapshots.borrow_mut().insert(id, Snapshot { wave: number, session: exported.session });
+    Ok(())
+}
+
+/// Says on the task what the snapshot waits for.
+fn note_blocked(id: i64, who: &str) {
+    let error = Error::state("the snapshot waits for open transactions to end")
+        .detail(format!("They were open when it was asked for: {who}."))
+        .hint("End them: SELECT pg_terminate_backend(pid), or ROLLBACK PREPARED.");
+    if let Err(lost) = transaction(|| task::note_error(id, Some(&error))) {
+        pgrx::warning!("reshard could not note a wait: {}", lost.one_line());
+    }
+}
+
+/// Takes unfinished tables out of former waves and empties them on the shards. A
+/// wave that has nothing left loses its slots, so that they keep no WAL.
+async fn abandon(migration: &Migration, tables: &[Table], next: i32) -> Result<()> {
+    let (id, links) = (migration.id(), &migration.links);
+    let unfinished: Vec<&Table> =
+        tables.iter().filter(|t| t.wave.is_some() && !t.is_copied()).collect();
+    if unfinished.is_empty() {
+        return Ok(());
+    }
+    if transaction(|| wave::abandoned(id))? >= ABANDONED {
+        return Err(Error::state(format!("the copy was begun anew {ABANDONED} times"))
+            .detail("Each time the snapshot was lost or a table was rewritten.")
+            .hint("See reshard.events for the causes."));
+    }
+    note(id, &format!("wave {next} begins: {} tables are copied anew", unfinished.len()))?;
+    for former in 1..next {
+        if !is_open(tables, former) {
+            continue;
+        }
+        let finished = tables.iter().any(|t| t.wave == Some(former) && t.is_copied());
+        let all = transaction(|| flow::load_direction(id, Direction::Forward))?;
+        let flows: Vec<Flow> = all.into_iter().filter(|f| f.wave == former).collect();
+        for (shard, session) in links.sessions(Side::Source).await? {
+            let own: Vec<Flow> =
+                flows.iter().filter(|f| f.shard_on(Side::Source) == shard).cloned().collect();
+            if !finished {
+                slot::drop_all(&session, &own).await?;
+            }
+            for flow in &own {
+                match finished {
+                    true => {
+                        publication::drop_tables(&session, &flow.publication_name, &unfinished)
+                            .await?;
+                    }
+                    false => {
+                        cleanup::drop_publications(&session, &flow.publication_name).await?;
+                    }
+                }
+            }
+        }
+        transaction(|| {
+            wave::abandon(id, former)?;
+            if finished {
+                Ok(())
+            } else {
+                flow::delete_wave(id, former)
+            }
+        })?;
+    }
+    let mut shards: Vec<Connection> = Vec::new();
+    for endpoint in &links.cluster(Side::Destination).shards {
+        shards.push(connect(endpoint, Purpose::Copy).await?);
+    }
+    for table in unfinished {
+        copy::reset_table(id, table.table_id, &shards).await?;
+    }
+    Ok(())
+}
+
+/// Gives a wave's snapshot up.
+///
+/// # Errors
+/// Those of the state tables.
+pub fn lose_snapshot(migration: &Migration, shared: &Rc<Shared>, number: i32) -> Result<()> {
+    shared.snapshots.borrow_mut().remove(&migration.id());
+    transaction(|| wave::snapshot_gone(migration.id(), number))
+}
+
+/// Writes down why a wave ended, or began.
+///
+/// # Errors
+/// Those of the state tables.
+pub fn note(id: i64, message: &str) -> Result<()> {
+    transaction(|| {
+        event::write(Some(id), Severity::Warning, "wave", message, serde_json::json!({}))
+    })
+}
