@@ -230,8 +230,13 @@ fn reshard_resume(task_id: i64) -> i64 {
                 .detail(format!("Its status is {}.", root.status.as_str()))
                 .hint("Start a new one: SELECT reshard_start(...);"));
         }
-        if root.status != Status::Failed && !intent::pending(root.id, Verb::Stop, &Args::default())?
-        {
+        // Seen as pending at once: who waits for it next must not meet the old error.
+        if root.status == Status::Failed {
+            task::reopen(root.id)?;
+            shmem::wake_after_commit();
+            return Ok(root.id);
+        }
+        if !intent::pending(root.id, Verb::Stop, &Args::default())? {
             notice!("task {} runs already", root.id);
             return Ok(root.id);
         }

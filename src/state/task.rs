@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::pg::db::{self, Arg};
+use crate::state::event;
 use crate::state::options::Options;
 
 /// What a task does.
@@ -351,13 +352,13 @@ pub fn set_stopped(id: i64, stopped: bool) -> Result<()> {
     .map(|_| ())
 }
 
-/// Puts a failed task, and its failed children, back to `pending`.
+/// Puts a failed task, and its failed children, back to `pending`, and tells so.
 pub fn reopen(id: i64) -> Result<()> {
     db::execute(
         "UPDATE reshard.task SET status = 'pending', stopped = false, error = NULL, hint = NULL, \
                 sqlstate = NULL, updated_at = clock_timestamp() \
           WHERE (id = $1 OR parent_id = $1) AND status = 'failed'",
         &[Arg::I64(id)],
-    )
-    .map(|_| ())
+    )?;
+    event::info(id, "resumed", "the task goes on")
 }

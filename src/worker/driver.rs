@@ -93,10 +93,7 @@ async fn act(task: Task, asked: &Intent, shared: &Rc<Shared>) -> Result<()> {
         Verb::Complete => ending::complete(task).await,
         Verb::Cancel => ending::cancel(task, shared).await,
         Verb::Stop => ending::stop(task).await,
-        Verb::Resume => transaction(|| {
-            task::reopen(id)?;
-            event::info(id, "resumed", "the task goes on")
-        }),
+        Verb::Resume => transaction(|| task::reopen(id)),
     };
     transaction(|| {
         intent::handled(asked.id, outcome.as_ref().err())?;
