@@ -175,6 +175,14 @@ pub async fn peers(setup: &Setup, rounds: usize) -> Result<Results> {
     Ok(results)
 }
 
+/// This extension alone.
+pub async fn alone(setup: &Setup, rounds: usize) -> Result<()> {
+    for round in 1..=rounds {
+        println!("round {round}: {}", setup.copy().await?);
+    }
+    Ok(())
+}
+
 /// The floor's files, written by the shards from a first copy.
 async fn prepare_files(setup: &Setup, files: &std::path::Path) -> Result<()> {
     setup.clear().await?;

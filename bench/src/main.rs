@@ -2,8 +2,8 @@
 //! can copy them, one after the other, several rounds. Prints medians and ratios.
 //!
 //! `RESHARD_BENCH_ROUNDS` (3) sets how often each one runs, `RESHARD_BENCH_SCALE`
-//! (1.0) the share of the data, `RESHARD_BENCH_ONLY` (`peers` or `growth`) a part
-//! of it.
+//! (1.0) the share of the data, `RESHARD_BENCH_ONLY` a part of it: `peers`, `growth`,
+//! or `copy`, this extension alone, as a profiler wants it.
 
 mod contest;
 mod contestants;
@@ -48,11 +48,15 @@ async fn run() -> Result<()> {
     let only = std::env::var("RESHARD_BENCH_ONLY").unwrap_or_default();
     let rounds = number("RESHARD_BENCH_ROUNDS").map_or(3, |n| n as usize).max(1);
     let scale = number("RESHARD_BENCH_SCALE").unwrap_or(1.0);
-    let shards = if only == "peers" { SHARDS } else { MOST_SHARDS };
+    let shards = if matches!(only.as_str(), "peers" | "copy") { SHARDS } else { MOST_SHARDS };
     let rig = Arc::new(Rig::start(options(shards)).await?);
     let loaded = data::load(&rig, scale).await?;
     println!("{loaded}; {rounds} rounds; {} cores", cores());
 
+    if only == "copy" {
+        let setup = Setup::new(&rig, SHARDS, data::TABLES).await?;
+        return contest::alone(&setup, rounds).await;
+    }
     if only != "growth" {
         let setup = Setup::new(&rig, SHARDS, data::TABLES).await?;
         report::contest(&contest::peers(&setup, rounds).await?, &loaded);

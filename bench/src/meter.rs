@@ -1,5 +1,6 @@
 //! What a run costs: time, CPU seconds of the servers, memory of copy workers.
 
+use std::fmt;
 use std::time::{Duration, Instant};
 
 use reshard_scenarios::cluster::process::{cpu_seconds, MemoryWatch};
@@ -16,6 +17,18 @@ pub struct Cost {
     pub shards_cpu: f64,
     /// The most memory of its own that a copy worker had, in bytes.
     pub worker_memory: u64,
+}
+
+impl fmt::Display for Cost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{:.2} s; CPU seconds: source {:.1}, shards {:.1}",
+            self.time.as_secs_f64(),
+            self.source_cpu,
+            self.shards_cpu
+        )
+    }
 }
 
 /// Measures `work` on a rig: the time that it says it took, or else until it ends.

@@ -20,6 +20,7 @@
 //! `shared_preload_libraries` are loaded.
 mod buffers;
 mod copier;
+mod crew;
 mod load;
 mod part;
 mod plan;

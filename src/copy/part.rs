@@ -84,19 +84,29 @@ fn take_turn(task_id: i64) -> Result<()> {
     .map(|_| ())
 }
 
-/// Claims the next parts of the wave for this process.
+/// Claims the next parts of the wave for this process: the largest table first,
+/// but rather one that no other worker is at. On the shards, sessions that load
+/// one table wait for each other where it and its TOAST index grow.
 pub(crate) fn claim(task_id: i64, wave: i32, pid: i32) -> Result<Claim> {
     xact::transaction_async(|| {
         take_turn(task_id)?;
         let parts: Vec<Part> = db::rows(
-            "WITH head AS ( \
-                 SELECT p.table_id, p.part_no, p.claim_order, p.bytes_total \
+            "WITH open AS NOT MATERIALIZED ( \
+                 SELECT p.table_id, p.part_no, p.claim_order, p.bytes_total, \
+                        p.table_id IN (SELECT r.table_id FROM reshard.copy_part AS r \
+                                        WHERE r.task_id = $1 AND r.status = 'running') AS shared \
                    FROM reshard.copy_part AS p \
                    JOIN reshard.copy_table AS t USING (task_id, table_id) \
                   WHERE p.task_id = $1 AND t.wave = $2 AND p.status = 'pending' \
                     AND t.status IN ('pending', 'running') \
                     AND (p.not_before IS NULL OR p.not_before <= clock_timestamp()) \
-                  ORDER BY p.claim_order LIMIT $5 \
+             ), own AS MATERIALIZED ( \
+                 SELECT o.* FROM open AS o WHERE NOT o.shared ORDER BY o.claim_order LIMIT $5 \
+             ), head AS ( \
+                 SELECT * FROM own \
+                 UNION ALL \
+                 (SELECT o.* FROM open AS o WHERE NOT EXISTS (SELECT FROM own) \
+                   ORDER BY o.claim_order LIMIT $5) \
              ), chosen AS ( \
                  SELECT h.table_id, h.part_no, h.claim_order \
                    FROM (SELECT *, row_number() OVER (ORDER BY claim_order, table_id, part_no) AS n, \

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use tokio::time::MissedTickBehavior;
 
+use crate::copy::crew::Crew;
 use crate::error::{Context, Error, Kind, Result};
 use crate::gucs;
 use crate::pg::db::{self, Arg};
@@ -34,7 +35,8 @@ pub enum Finished {
     Rewritten(Vec<i32>),
 }
 
-/// Copies what is left of a wave, with up to `reshard.max_copy_workers` workers.
+/// Copies what is left of a wave, with up to `reshard.max_copy_workers` workers, as
+/// many as the machine has processors to spare for.
 ///
 /// Needs `copy_table` and `copy_part` as `plan` and `plan_parts` leave them, and
 /// the name of the exported snapshot in `reshard.wave`. Tables become `copied`
@@ -49,6 +51,7 @@ pub async fn run(task_id: i64, wave: i32) -> Result<Finished> {
         task_id,
         wave,
         workers: Vec::new(),
+        crew: Crew::new(),
         refused: false,
         barren: 0,
         open: -1,
@@ -67,6 +70,7 @@ struct Pool {
     task_id: i64,
     wave: i32,
     workers: Vec<DynamicWorker>,
+    crew: Crew,
     /// The server had no place for one more worker.
     refused: bool,
     /// Workers that ended, one after the other, without any part done.
@@ -105,10 +109,12 @@ impl Pool {
         loop {
             ticker.tick().await;
             let stopped = self.reap();
+            let settled = self.starting() == 0;
+            let grows = self.crew.grow(self.workers.len(), settled);
             let now = progress::events();
             let waited = surveyed.map_or(SURVEY, |at| at.elapsed());
             let due =
-                stopped || waited >= SURVEY || (events != Some(now) && waited >= SURVEY_AT_MOST);
+                stopped || grows || waited >= SURVEY || (events != Some(now) && waited >= SURVEY_AT_MOST);
             if !due {
                 continue;
             }
@@ -159,6 +165,11 @@ impl Pool {
         let before = self.workers.len();
         self.workers.retain(|w| w.status() != WorkerStatus::Stopped);
         self.workers.len() < before
+    }
+
+    /// Workers that have not begun yet.
+    fn starting(&self) -> usize {
+        self.workers.iter().filter(|w| w.status() == WorkerStatus::Starting).count()
     }
 
     /// Writes the progress, frees the parts of dead workers and looks how far it is.
@@ -228,9 +239,8 @@ impl Pool {
             return Ok(());
         }
         self.retry_start = None;
-        let most = usize::try_from(gucs::copy_workers()).unwrap_or(1);
-        let idle = self.workers.iter().filter(|w| w.status() == WorkerStatus::Starting).count();
-        let wanted = usize::try_from(pending).unwrap_or(0).saturating_sub(idle);
+        let most = usize::try_from(gucs::copy_workers()).unwrap_or(1).min(self.crew.size());
+        let wanted = usize::try_from(pending).unwrap_or(0).saturating_sub(self.starting());
         for _ in 0..wanted.min(most.saturating_sub(self.workers.len())) {
             let worker = DynamicWorker::start(
                 &format!("reshard copy worker for task {}", self.task_id),
