@@ -113,8 +113,10 @@ impl Pool {
             let grows = self.crew.grow(self.workers.len(), settled);
             let now = progress::events();
             let waited = surveyed.map_or(SURVEY, |at| at.elapsed());
-            let due =
-                stopped || grows || waited >= SURVEY || (events != Some(now) && waited >= SURVEY_AT_MOST);
+            let due = stopped
+                || grows
+                || waited >= SURVEY
+                || (events != Some(now) && waited >= SURVEY_AT_MOST);
             if !due {
                 continue;
             }
