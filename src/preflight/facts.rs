@@ -213,6 +213,8 @@ pub struct Table {
     pub key_published: bool,
     pub key_type: Option<String>,
     pub key_hashable: bool,
+    /// Its type and collation come with PostgreSQL.
+    pub key_built_in: bool,
     pub identity: String,
     pub identity_holds_key: bool,
     pub identity_index: Option<String>,

@@ -183,10 +183,24 @@ pub fn sharding_key_published(facts: &Facts<'_>) -> Vec<Finding> {
     })
 }
 
-/// Sharding keys are of types that can be hashed, and present in each table once.
+/// Sharding keys are of types that can be hashed and stand in a row filter.
 pub fn sharding_key_type(facts: &Facts<'_>) -> Vec<Finding> {
-    let wrong = |t: &Table| t.key_exists && !t.key_hashable;
+    let filtered = facts.is_spread();
+    let wrong = |t: &Table| t.key_exists && !(t.key_hashable && (t.key_built_in || !filtered));
     wrong_keys(facts, "sharding_key_type", &Kind::BadArgument, wrong, |t, key| {
+        if t.key_hashable {
+            return (
+                format!("sharding key \"{key}\" of table {} can't stand in a row filter", t.name),
+                format!(
+                    "Row filters of publications take built-in types and collations only; type {} \
+                     or its collation is user-defined.",
+                    t.key_type.as_deref().unwrap_or("of the column")
+                ),
+                "Shard the table by another column, or give this one a built-in type: ALTER TABLE \
+                 ... ALTER COLUMN ... TYPE ...;"
+                    .to_owned(),
+            );
+        }
         (
             format!("sharding key \"{key}\" of table {} can't be hashed", t.name),
             format!(

@@ -59,6 +59,7 @@ WITH RECURSIVE rule AS (
     SELECT k.*, a.attnum AS key_attnum, a.attgenerated AS key_generated,
            a.attnotnull AS key_not_null,
            format_type(a.atttypid, a.atttypmod) AS key_type,
+           a.atttypid::bigint AS key_type_oid, a.attcollation::bigint AS key_collation,
            CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END AS key_base
       FROM keyed AS k
       LEFT JOIN pg_attribute AS a ON a.attrelid = k.oid AND a.attname = k.key
@@ -73,6 +74,8 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
     'key_generated', coalesce(b.key_generated <> '', false),
     'key_published', coalesce(b.key = ANY (b.attnames), false),
     'key_type', b.key_type,
+    -- 16384 is FirstNormalObjectId: what is below is built in.
+    'key_built_in', coalesce(b.key_type_oid < 16384 AND b.key_collation < 16384, false),
     'key_hashable', EXISTS (
         -- 405 is the access method hash. Binary-coercible types use another's operators.
         SELECT FROM pg_type AS t

@@ -180,6 +180,11 @@ async fn every_check_of_the_schema_and_the_rows_fires_and_a_clean_database_is_cl
                 setup: "CREATE TABLE unhashed (tenant_id json)", undo: "DROP TABLE unhashed", ..CASE
             },
             Case {
+                check: "sharding_key_type", names: "can't stand in a row filter",
+                setup: "CREATE DOMAIN tenant AS bigint;; CREATE TABLE of_domain (tenant_id tenant PRIMARY KEY)",
+                undo: "DROP TABLE of_domain;; DROP DOMAIN tenant", ..CASE
+            },
+            Case {
                 check: "sharding_key_null", severity: "warning", names: "null",
                 setup: "CREATE TABLE keyless_rows (tenant_id bigint, id bigint PRIMARY KEY);; INSERT INTO keyless_rows VALUES (1, 1), (NULL, 2)",
                 undo: "DROP TABLE keyless_rows", ..CASE
