@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use tokio::time::MissedTickBehavior;
 
+use crate::cluster::ShardNo;
+use crate::copy::nodes::{self, Node};
 use crate::error::{Context, Error, Kind, Result};
 use crate::gucs;
 use crate::pg::db::{self, Arg};
@@ -34,7 +36,9 @@ pub enum Finished {
     Rewritten(Vec<i32>),
 }
 
-/// Copies what is left of a wave, with up to `reshard.max_copy_workers` workers.
+/// Copies what is left of a wave, with up to `reshard.max_copy_workers` workers on
+/// each source shard: background workers on this one (`node`), backends on the
+/// others. Gives up when a snapshot is lost, which `is_lost` knows early.
 ///
 /// Needs `copy_table` and `copy_part` as `plan` and `plan_parts` leave them, and
 /// the name of the exported snapshot in `reshard.wave`. Tables become `copied`
@@ -44,17 +48,41 @@ pub enum Finished {
 /// # Errors
 /// The error of the first part that is out of tries or can't pass by itself,
 /// with table and shard named; 53400 where not a single worker can be started.
-pub async fn run(task_id: i64, wave: i32) -> Result<Finished> {
+pub async fn run(
+    task_id: i64,
+    wave: i32,
+    node: ShardNo,
+    others: &[Node],
+    is_lost: impl Fn() -> bool,
+) -> Result<Finished> {
+    let nodes = others.len() as u32 + 1;
     let mut pool = Pool {
         task_id,
         wave,
+        node,
+        most: usize::try_from(gucs::copy_workers(nodes)).unwrap_or(1),
         workers: Vec::new(),
         refused: false,
         barren: 0,
         open: -1,
         retry_start: None,
     };
-    let finished = pool.run().await;
+    let most = pool.most;
+    let finished = match others {
+        [] => pool.run(is_lost).await,
+        _ => {
+            nodes::free_left(task_id, node)?;
+            let (here, there) = (pool.run(is_lost), nodes::copy(task_id, wave, others, most));
+            tokio::pin!(here, there);
+            tokio::select! {
+                finished = &mut here => finished,
+                copied = &mut there => match copied {
+                    Ok(()) => here.await,
+                    Err(error) => Err(error),
+                },
+            }
+        }
+    };
     // Workers end by themselves when no part is left; after an error they are told.
     if finished.is_ok() {
         pool.await_end(LEAVE).await;
@@ -66,6 +94,10 @@ pub async fn run(task_id: i64, wave: i32) -> Result<Finished> {
 struct Pool {
     task_id: i64,
     wave: i32,
+    /// The source shard that is this database.
+    node: ShardNo,
+    /// Workers at the same time.
+    most: usize,
     workers: Vec<DynamicWorker>,
     /// The server had no place for one more worker.
     refused: bool,
@@ -80,6 +112,8 @@ struct Pool {
 struct Survey {
     snapshot: bool,
     pending: i64,
+    /// Of these, parts of this source shard.
+    pending_here: i64,
     running: i64,
     pids: Vec<i32>,
     failed: Option<FailedPart>,
@@ -96,7 +130,7 @@ struct FailedPart {
 }
 
 impl Pool {
-    async fn run(&mut self) -> Result<Finished> {
+    async fn run(&mut self, is_lost: impl Fn() -> bool) -> Result<Finished> {
         self.await_leftover_workers().await?;
         let mut ticker = tokio::time::interval(TICK);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -118,14 +152,14 @@ impl Pool {
             if let Some(failed) = survey.failed {
                 return Err(part_error(failed));
             }
-            if !survey.snapshot {
+            if !survey.snapshot || is_lost() {
                 return Ok(Finished::SnapshotLost);
             }
             if survey.pending + survey.running == 0 {
                 return self.finish();
             }
             self.note_progress(&survey, stopped)?;
-            self.fill_up(survey.pending)?;
+            self.fill_up(survey.pending_here)?;
         }
     }
 
@@ -139,9 +173,9 @@ impl Pool {
                 db::truth(
                     "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a \
                        JOIN reshard.copy_part AS p ON p.worker_pid = a.pid \
-                      WHERE p.task_id = $1 AND p.status = 'running' \
+                      WHERE p.task_id = $1 AND p.status = 'running' AND p.source_shard = $2 \
                         AND a.backend_type = 'reshard copy worker')",
-                    &[Arg::I64(self.task_id)],
+                    &[Arg::I64(self.task_id), Arg::I32(self.node.as_i32())],
                 )
             })?;
             if !left {
@@ -163,10 +197,10 @@ impl Pool {
 
     /// Writes the progress, frees the parts of dead workers and looks how far it is.
     fn survey(&mut self) -> Result<Survey> {
-        let (task_id, wave) = (self.task_id, self.wave);
+        let (task_id, wave, node) = (self.task_id, self.wave, self.node);
         let survey: Survey = xact::transaction_async(|| {
             write_progress(task_id)?;
-            survey(task_id, wave)
+            survey(task_id, wave, node)
         })?;
         // A process that the table names has been running before it was read.
         let alive: Vec<i32> = self
@@ -186,16 +220,17 @@ impl Pool {
                     SET status = CASE WHEN attempts >= $3 THEN 'failed' ELSE 'pending' END, \
                         worker_pid = NULL, sqlstate = '57P02', error = 'the copy worker ended', \
                         hint = 'See the server log.' \
-                  WHERE task_id = $1 AND status = 'running' \
+                  WHERE task_id = $1 AND status = 'running' AND source_shard = $4 \
                     AND NOT worker_pid::text = ANY ($2)",
                 &[
                     Arg::I64(task_id),
                     Arg::Texts(alive.iter().map(ToString::to_string).collect()),
                     Arg::I32(gucs::COPY_ATTEMPTS.get()),
+                    Arg::I32(node.as_i32()),
                 ],
             )?;
             // Parts that began after the list of workers was made.
-            crate::copy::pool::survey(task_id, wave)
+            crate::copy::pool::survey(task_id, wave, node)
         })
     }
 
@@ -228,7 +263,7 @@ impl Pool {
             return Ok(());
         }
         self.retry_start = None;
-        let most = usize::try_from(gucs::copy_workers()).unwrap_or(1);
+        let most = self.most;
         let idle = self.workers.iter().filter(|w| w.status() == WorkerStatus::Starting).count();
         let wanted = usize::try_from(pending).unwrap_or(0).saturating_sub(idle);
         for _ in 0..wanted.min(most.saturating_sub(self.workers.len())) {
@@ -322,15 +357,16 @@ fn write_progress(task_id: i64) -> Result<()> {
     Ok(())
 }
 
-fn survey(task_id: i64, wave: i32) -> Result<Survey> {
+fn survey(task_id: i64, wave: i32, node: ShardNo) -> Result<Survey> {
     db::row(
         "SELECT pg_catalog.jsonb_build_object( \
-             'snapshot', EXISTS (SELECT FROM reshard.wave AS w WHERE w.task_id = $1 \
-                                    AND w.wave = $2 AND w.snapshot IS NOT NULL), \
+             'snapshot', (SELECT bool_and(w.snapshot IS NOT NULL) FROM reshard.wave AS w \
+                           WHERE w.task_id = $1 AND w.wave = $2), \
              'pending', count(*) FILTER (WHERE p.status = 'pending'), \
+             'pending_here', count(*) FILTER (WHERE p.status = 'pending' AND p.source_shard = $3), \
              'running', count(*) FILTER (WHERE p.status = 'running'), \
              'pids', coalesce(pg_catalog.jsonb_agg(DISTINCT p.worker_pid) \
-                                  FILTER (WHERE p.status = 'running'), '[]'), \
+                                  FILTER (WHERE p.status = 'running' AND p.source_shard = $3), '[]'), \
              'failed', (SELECT pg_catalog.jsonb_build_object( \
                             'table', pg_catalog.format('%I.%I', t.schema_name, t.table_name), \
                             'part_no', f.part_no, 'attempts', f.attempts, \
@@ -342,7 +378,7 @@ fn survey(task_id: i64, wave: i32) -> Result<Survey> {
            FROM reshard.copy_part AS p \
            JOIN reshard.copy_table AS t USING (task_id, table_id) \
           WHERE p.task_id = $1 AND t.wave = $2 AND p.status <> 'done'",
-        &[Arg::I64(task_id), Arg::I32(wave)],
+        &[Arg::I64(task_id), Arg::I32(wave), Arg::I32(node.as_i32())],
     )?
     .ok_or_else(|| Error::internal("the survey of the copy returned no row"))
 }

@@ -106,6 +106,9 @@ pub struct Options {
     /// Switch traffic as soon as every flow is close.
     #[serde(default)]
     pub auto_cutover: bool,
+    /// Number of the source shard that is this database, as preflight found it.
+    #[serde(default)]
+    pub node: u32,
     /// Base name of an existing slot to start from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot_name: Option<String>,

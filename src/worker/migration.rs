@@ -3,6 +3,7 @@ use crate::cluster::{Direction, ShardNo, Side};
 use crate::error::Result;
 use crate::pg::xact::transaction;
 use crate::remote::Links;
+use crate::replication::settle::Place;
 use crate::state::flow::{self, Flow};
 use crate::state::table::{self, Table};
 use crate::state::task::Task;
@@ -27,7 +28,8 @@ impl Migration {
         let (source, destination, token) = transaction(|| {
             Ok((cluster::load(&task.source)?, cluster::load(&task.destination)?, state::token()?))
         })?;
-        Ok(Self { task, links: Links::new(source, destination), token })
+        let node = ShardNo(task.options.node);
+        Ok(Self { task, links: Links::new(source, destination, node), token })
     }
 
     /// Its number.
@@ -54,6 +56,20 @@ impl Migration {
     /// SPI's.
     pub fn flows(&self, direction: Direction) -> Result<Vec<Flow>> {
         transaction(|| flow::load_direction(self.id(), direction))
+    }
+
+    /// The cluster of a side.
+    pub fn place(&self, side: Side) -> Place<'_> {
+        Place { cluster: self.links.cluster(side), side }
+    }
+
+    /// The column that row filters of either direction look at; both clusters of
+    /// several shards have the same sharding key.
+    pub fn filter_column<'t>(&self, table: &'t Table) -> Option<&'t str> {
+        [Side::Destination, Side::Source]
+            .into_iter()
+            .filter(|side| self.links.cluster(*side).size() > 1)
+            .find_map(|side| table.key(side))
     }
 
     /// The flows of one direction and wave, between all shards.
