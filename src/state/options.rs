@@ -65,6 +65,17 @@ pub enum Ddl {
     Allow,
 }
 
+impl Ddl {
+    /// As it stands in state tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Replay => "replay",
+            Self::Allow => "allow",
+        }
+    }
+}
+
 /// A constraint of a table, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Constraint {

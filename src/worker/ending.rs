@@ -2,9 +2,10 @@
 use std::rc::Rc;
 
 use crate::cluster::{Direction, Side};
+use crate::copy;
 use crate::error::{Context, Error, Result};
 use crate::pg::xact::transaction;
-use crate::replication::{cleanup, settle};
+use crate::replication::{cleanup, join, settle};
 use crate::schema;
 use crate::state::event;
 use crate::state::flow;
@@ -104,6 +105,9 @@ async fn clean(migration: &Migration, completed: bool) -> Result<()> {
     let links = &migration.links;
     let prefix = migration.prefix();
     let tables = migration.tables()?;
+    for (_, session) in links.other_nodes().await? {
+        copy::end_backends(&session).await?;
+    }
     let removed = cleanup::remove_flows(links, &prefix).await;
     for (_, session) in links.sessions(Side::Source).await? {
         if removed.is_err() {
@@ -111,6 +115,7 @@ async fn clean(migration: &Migration, completed: bool) -> Result<()> {
         }
         settle::restore(&session, &tables, completed).await?;
         cleanup::drop_placements(&session).await?;
+        join::leave(&session, &migration.token, migration.id()).await?;
     }
     removed.context("could not clean up on every server")?;
     for (_, session) in links.sessions(Side::Destination).await? {

@@ -3,6 +3,7 @@ use crate::cluster::{Direction, ShardNo, Side};
 use crate::error::Result;
 use crate::pg::xact::transaction;
 use crate::remote::Links;
+use crate::replication::join;
 use crate::replication::settle::Place;
 use crate::state::flow::{self, Flow};
 use crate::state::table::{self, Table};
@@ -70,6 +71,26 @@ impl Migration {
             .into_iter()
             .filter(|side| self.links.cluster(*side).size() > 1)
             .find_map(|side| table.key(side))
+    }
+
+    /// Tells the other source shards of the migration. Repeatable.
+    ///
+    /// # Errors
+    /// As [`join::join`].
+    pub async fn join_nodes(&self) -> Result<()> {
+        let joined = join::Joined {
+            token: &self.token,
+            task_id: self.id(),
+            kind: self.task.kind.as_str(),
+            source: &self.task.source,
+            destination: &self.task.destination,
+            publication: &self.task.publication,
+            ddl: self.task.options.ddl.as_str(),
+        };
+        for (shard, session) in self.links.other_nodes().await? {
+            join::join(&session, shard, &joined).await?;
+        }
+        Ok(())
     }
 
     /// The flows of one direction and wave, between all shards.
