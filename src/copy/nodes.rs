@@ -10,7 +10,7 @@ use crate::cluster::{Cluster, ShardNo};
 use crate::copy::assigned::{Assignment, Reply};
 use crate::copy::copier::is_lost_snapshot;
 use crate::copy::part::{self, Claim, Part};
-use crate::error::{Error, Policy, Result};
+use crate::error::{Error, Kind, Policy, Result};
 use crate::gucs;
 use crate::pg::db::{self, Arg};
 use crate::pg::xact;
@@ -84,11 +84,13 @@ struct Worker<'a> {
     wave: i32,
     node: &'a Node,
     backend: Option<Backend>,
+    /// A backend whose session was given up: it has to end before another begins.
+    given_up: Option<i32>,
 }
 
 impl<'a> Worker<'a> {
     fn new(task_id: i64, wave: i32, node: &'a Node) -> Self {
-        Self { task_id, wave, node, backend: None }
+        Self { task_id, wave, node, backend: None, given_up: None }
     }
 
     async fn run(mut self) -> Result<()> {
@@ -113,11 +115,17 @@ impl<'a> Worker<'a> {
     /// The session, opened where it is missing or lost.
     async fn backend(&mut self) -> Result<&Backend> {
         let mut tries = 0;
-        let open = match self.backend.take().filter(|b| !b.session.is_closed()) {
+        let kept = self.backend.take();
+        let lost = kept.as_ref().filter(|b| b.session.is_closed()).map(|b| b.pid);
+        self.given_up = lost.or(self.given_up);
+        let open = match kept.filter(|b| !b.session.is_closed()) {
             Some(open) => open,
             None => loop {
-                match open(&self.node.endpoint).await {
-                    Ok(opened) => break opened,
+                match open(&self.node.endpoint, self.given_up).await {
+                    Ok(opened) => {
+                        self.given_up = None;
+                        break opened;
+                    }
                     Err(error) if error.policy() == Policy::Fail => return Err(error),
                     Err(error) => {
                         tries += 1;
@@ -145,7 +153,7 @@ impl<'a> Worker<'a> {
             Ok(Reply::Failed(error)) => self.failed(part, &error.into()).await?,
             Err(error) => {
                 // Whatever state the session is in: its end takes everything back.
-                self.backend = None;
+                self.given_up = self.backend.take().map(|b| b.pid).or(self.given_up);
                 self.failed(part, &error).await?;
             }
         }
@@ -195,9 +203,25 @@ impl<'a> Worker<'a> {
     }
 }
 
-async fn open(endpoint: &Endpoint) -> Result<Backend> {
+/// Opens a session, once the backend of an earlier one has ended.
+async fn open(endpoint: &Endpoint, given_up: Option<i32>) -> Result<Backend> {
     let session = remote::connect(endpoint, Purpose::Node).await?;
     session.batch(SESSION).await?;
+    if let Some(pid) = given_up {
+        let ended: bool = session
+            .value(
+                "SELECT coalesce(bool_and(pg_terminate_backend(pid, 10000)), true) \
+                   FROM pg_stat_activity WHERE pid = $1 AND application_name = $2",
+                &[&pid, &Purpose::Node.application_name()],
+            )
+            .await?;
+        if !ended {
+            return Err(Error::new(
+                Kind::LockNotAvailable,
+                format!("process {pid} on {endpoint} does not end"),
+            ));
+        }
+    }
     let pid = session.value("SELECT pg_backend_pid()", &[]).await?;
     Ok(Backend { session, pid })
 }

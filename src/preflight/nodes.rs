@@ -68,13 +68,9 @@ pub async fn gather(
     here: &Connection,
     others: &[(Endpoint, Connection)],
 ) -> Result<Nodes> {
-    let names: Vec<String> = content
-        .tables
-        .iter()
-        .map(|t| qualified(&t.schema_name, &t.table_name))
-        .collect();
-    let mut nodes =
-        Nodes { here: of(here, facts.publication, &names).await?, ..Nodes::default() };
+    let names: Vec<String> =
+        content.tables.iter().map(|t| qualified(&t.schema_name, &t.table_name)).collect();
+    let mut nodes = Nodes { here: of(here, facts.publication, &names).await?, ..Nodes::default() };
     nodes.others = try_join_all(others.iter().map(|(endpoint, session)| {
         let names = &names;
         async move {
@@ -109,8 +105,7 @@ pub async fn gather(
 }
 
 async fn of(session: &Connection, publication: &str, names: &[String]) -> Result<NodeFacts> {
-    let text: String =
-        session.value(include_str!("nodes.sql"), &[&publication]).await?;
+    let text: String = session.value(include_str!("nodes.sql"), &[&publication]).await?;
     let mut facts: NodeFacts = serde_json::from_str(&text)?;
     let get = |e: tokio_postgres::Error| session.error(&e);
     for row in session.query(include_str!("../schema/parts.sql"), &[&names]).await? {
@@ -166,7 +161,9 @@ pub fn here(facts: &Facts<'_>) -> ShardNo {
         .map_or(ShardNo(0), |(server, _)| ShardNo(server.endpoint.shard))
 }
 
-fn nodes<'f>(facts: &'f Facts<'_>) -> impl Iterator<Item = (&'f Nodes, &'f Endpoint, &'f NodeFacts)> {
+fn nodes<'f>(
+    facts: &'f Facts<'_>,
+) -> impl Iterator<Item = (&'f Nodes, &'f Endpoint, &'f NodeFacts)> {
     facts.nodes.iter().flat_map(|nodes| nodes.others.iter().map(move |(e, n)| (nodes, e, n)))
 }
 
@@ -188,7 +185,9 @@ pub fn node_extension(facts: &Facts<'_>) -> Vec<Finding> {
                     "Each shard of the source copies its own rows; this one has version {}.",
                     all.here.extension.as_deref().unwrap_or("none")
                 ))
-                .hint("On that server: CREATE EXTENSION reshard; or ALTER EXTENSION reshard UPDATE;")
+                .hint(
+                    "On that server: CREATE EXTENSION reshard; or ALTER EXTENSION reshard UPDATE;",
+                )
         })
         .collect()
 }
@@ -363,7 +362,10 @@ pub fn node_support(facts: &Facts<'_>) -> Vec<Finding> {
         );
     };
     if facts.options.ddl == Ddl::Replay {
-        refuse("option \"ddl\" with \"replay\"", "Use \"block\", or \"allow\" and change all servers.");
+        refuse(
+            "option \"ddl\" with \"replay\"",
+            "Use \"block\", or \"allow\" and change all servers.",
+        );
     }
     if facts.verb == Verb::Replicate && facts.options.slot_name.is_some() {
         refuse("replication from an existing slot", "Leave slot_name out.");

@@ -253,7 +253,11 @@ pub async fn end_sessions(session: &Connection, purpose: Purpose) -> Result<()> 
         true => Ok(()),
         false => Err(Error::new(
             Kind::LockNotAvailable,
-            format!("a session \"{}\" on {} does not end", purpose.application_name(), session.label),
+            format!(
+                "a session \"{}\" on {} does not end",
+                purpose.application_name(),
+                session.label
+            ),
         )
         .hint(format!(
             "See pg_stat_activity there for application_name \"{}\".",

@@ -56,9 +56,11 @@ impl Links {
     pub async fn other_nodes(&self) -> Result<Vec<(ShardNo, Rc<Connection>)>> {
         let numbers: Vec<ShardNo> =
             self.cluster(Side::Source).numbers().filter(|n| *n != self.node).collect();
-        try_join_all(numbers.into_iter().map(|shard| async move {
-            Ok((shard, self.session(Side::Source, shard).await?))
-        }))
+        try_join_all(
+            numbers
+                .into_iter()
+                .map(|shard| async move { Ok((shard, self.session(Side::Source, shard).await?)) }),
+        )
         .await
     }
 

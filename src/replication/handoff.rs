@@ -26,10 +26,8 @@ pub async fn prepare_reverse(
 ) -> Result<()> {
     let (publisher, subscriber) = (Direction::Reverse.publisher(), Direction::Reverse.subscriber());
     // Rows are placed by the keys of the cluster that they go to.
-    let placed: Vec<Table> = tables
-        .iter()
-        .map(|t| Table { key_column: t.source_key.clone(), ..t.clone() })
-        .collect();
+    let placed: Vec<Table> =
+        tables.iter().map(|t| Table { key_column: t.source_key.clone(), ..t.clone() }).collect();
     let mut parents = BTreeMap::new();
     for (shard, session) in links.sessions(publisher).await? {
         parents.insert(shard, publication::placement_parents(&session, &placed, publisher).await?);

@@ -160,13 +160,15 @@ async fn subscriptions(session: &Connection, side: Side) -> Result<Vec<(String, 
     };
     let rows = session
         .query(
-            &format!("SELECT s.subname::text, s.subenabled, w.pid IS NOT NULL, \
+            &format!(
+                "SELECT s.subname::text, s.subenabled, w.pid IS NOT NULL, \
                     coalesce(e.apply_error_count, 0), {last_error} \
                FROM pg_subscription AS s \
                JOIN pg_database AS d ON d.oid = s.subdbid AND d.datname = current_database() \
                LEFT JOIN pg_stat_subscription AS w ON w.subid = s.oid AND w.relid IS NULL \
                LEFT JOIN pg_stat_subscription_stats AS e ON e.subid = s.oid \
-              WHERE s.subname ~ '^reshard_'"),
+              WHERE s.subname ~ '^reshard_'"
+            ),
             &[],
         )
         .await?;

@@ -79,11 +79,7 @@ impl Stage {
     ///
     /// # Errors
     /// As [`Stage::open`].
-    pub async fn open_beside_copy(
-        task_id: i64,
-        destination: &Cluster,
-        nodes: u32,
-    ) -> Result<Self> {
+    pub async fn open_beside_copy(task_id: i64, destination: &Cluster, nodes: u32) -> Result<Self> {
         let copying = gucs::copy_workers(nodes).saturating_mul(nodes as i32);
         let free = gucs::MAX_SHARD_SESSIONS.get() - copying;
         Self::with_limit(task_id, destination, free.clamp(1, gucs::MAX_INDEX_BUILDS.get())).await

@@ -38,13 +38,7 @@ pub fn begin(task: i64, wave: i32, nodes: impl Iterator<Item = ShardNo>) -> Resu
 }
 
 /// Keeps the snapshot of one source shard and the position that it starts from.
-pub fn set_snapshot(
-    task: i64,
-    wave: i32,
-    node: ShardNo,
-    snapshot: &str,
-    lsn: &str,
-) -> Result<()> {
+pub fn set_snapshot(task: i64, wave: i32, node: ShardNo, snapshot: &str, lsn: &str) -> Result<()> {
     db::execute(
         "UPDATE reshard.wave SET snapshot = $4, lsn = $5::pg_catalog.pg_lsn \
           WHERE task_id = $1 AND wave = $2 AND source_shard = $3",

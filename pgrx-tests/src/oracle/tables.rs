@@ -58,7 +58,9 @@ pub async fn compare(rig: &Rig, key: &str) -> Result<Vec<Difference>> {
         for node in &nodes {
             let there = rows_of(node, &full).await?;
             match key_type {
-                Some(_) => there.into_iter().for_each(|(row, n)| *expected.entry(row).or_default() += n),
+                Some(_) => {
+                    there.into_iter().for_each(|(row, n)| *expected.entry(row).or_default() += n)
+                }
                 None => differences.extend(difference(&expected, &there).map(|what| Difference {
                     table: full.clone(),
                     what: format!("on another node: {what}"),

@@ -113,8 +113,11 @@ async fn cancel_leaves_nothing_behind_on_any_node() {
             for ((server, before), after) in rig.servers().zip(&before).zip(&after) {
                 assert_eq!(after.since(before), Vec::<String>::new(), "{}", server.name());
             }
-            let joined: i64 =
-                rig.nodes[0].connect().await?.one("SELECT count(*) FROM reshard.joined_task").await?;
+            let joined: i64 = rig.nodes[0]
+                .connect()
+                .await?
+                .one("SELECT count(*) FROM reshard.joined_task")
+                .await?;
             assert_eq!(joined, 0);
         }
         Ok(())
