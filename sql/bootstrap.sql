@@ -45,6 +45,35 @@ COMMENT ON TABLE reshard.sharding_rule IS
 CREATE UNIQUE INDEX sharding_rule_scope
     ON reshard.sharding_rule (cluster_name, coalesce(schema_name, ''), coalesce(table_name, ''), column_name);
 
+CREATE FUNCTION reshard.sharding_key_of(relation oid, cluster text) RETURNS name
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $key$
+    -- A rule for the table, or the nearest one above it, comes before one for a column.
+    SELECT r.column_name
+      FROM reshard.sharding_rule AS r
+      LEFT JOIN LATERAL (
+               SELECT min(a.distance) AS distance
+                 FROM (SELECT $1 AS oid, 0::bigint AS distance
+                       UNION ALL
+                       SELECT p.relid, p.ordinality
+                         FROM pg_partition_ancestors($1) WITH ORDINALITY AS p (relid, ordinality)) AS a
+                 JOIN pg_class AS c ON c.oid = a.oid
+                 JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                WHERE c.relname = r.table_name AND n.nspname = coalesce(r.schema_name, n.nspname)
+           ) AS named ON r.table_name IS NOT NULL
+     WHERE r.cluster_name = $2
+       AND (named.distance IS NOT NULL
+            OR (r.table_name IS NULL
+                AND EXISTS (SELECT FROM pg_attribute AS a
+                             WHERE a.attrelid = $1 AND a.attname = r.column_name
+                               AND a.attnum > 0 AND NOT a.attisdropped)))
+     ORDER BY named.distance NULLS LAST, r.rule_no
+     LIMIT 1
+$key$;
+COMMENT ON FUNCTION reshard.sharding_key_of(oid, text) IS
+    'the column that spreads a table over the shards of a cluster, null where each shard has it whole';
+
 -- Tasks ---------------------------------------------------------------------
 
 CREATE TABLE reshard.task (
@@ -99,6 +128,25 @@ CREATE TABLE reshard.event (
 );
 COMMENT ON TABLE reshard.event IS 'history of every task; the view reshard.events shows it';
 CREATE INDEX event_task ON reshard.event (task_id, id);
+
+-- Nodes ---------------------------------------------------------------------
+
+CREATE TABLE reshard.joined_task (
+    token text NOT NULL,
+    task_id bigint NOT NULL,
+    type text NOT NULL,
+    source text NOT NULL,
+    shard int NOT NULL,
+    destination text NOT NULL,
+    publication text NOT NULL,
+    ddl text NOT NULL,
+    joined_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (token, task_id)
+);
+COMMENT ON TABLE reshard.joined_task IS
+    'running migrations of this database that another shard of its cluster coordinates: their state is there';
+COMMENT ON COLUMN reshard.joined_task.token IS 'tells the coordinating database from others, in names of objects too';
+COMMENT ON COLUMN reshard.joined_task.shard IS 'number of this database in the source cluster';
 
 -- Schema sync ---------------------------------------------------------------
 
@@ -162,16 +210,15 @@ CREATE TABLE reshard.copy_table (
     task_id bigint NOT NULL REFERENCES reshard.task (id) ON DELETE CASCADE,
     table_id int NOT NULL,
     wave int,
-    source_shard int NOT NULL DEFAULT 0,
     relation oid NOT NULL,
     schema_name name NOT NULL,
     table_name name NOT NULL,
     columns name[] NOT NULL,
     column_list boolean NOT NULL DEFAULT false,
     key_column name,
+    source_key name,
     row_filter text,
     format text NOT NULL DEFAULT 'binary' CHECK (format IN ('binary', 'text')),
-    relfilenode oid,
     identity text NOT NULL DEFAULT 'd',
     identity_index name,
     blocks bigint NOT NULL DEFAULT 0,
@@ -187,6 +234,8 @@ COMMENT ON TABLE reshard.copy_table IS
     'one row per table of a migration: leaves of partitioned tables, each ordinary table';
 COMMENT ON COLUMN reshard.copy_table.wave IS 'null while the table waits for a wave';
 COMMENT ON COLUMN reshard.copy_table.key_column IS 'sharding key; null for an omni table, which every shard gets whole';
+COMMENT ON COLUMN reshard.copy_table.source_key IS 'sharding key of a source cluster of several shards; null where each of its shards has the table whole, or where there is one';
+COMMENT ON COLUMN reshard.copy_table.relation IS 'oid in this database';
 COMMENT ON COLUMN reshard.copy_table.row_filter IS 'row filter of the user''s publication, as an expression over the table''s columns';
 COMMENT ON COLUMN reshard.copy_table.identity IS 'pg_class.relreplident as it was before the migration';
 COMMENT ON COLUMN reshard.copy_table.identity_index IS 'the index that was the replica identity, where identity is i';
@@ -197,8 +246,11 @@ CREATE TABLE reshard.copy_part (
     task_id bigint NOT NULL,
     table_id int NOT NULL,
     part_no int NOT NULL,
+    source_shard int NOT NULL,
+    relation oid NOT NULL,
     block_from bigint NOT NULL,
     block_to bigint,
+    blocks bigint NOT NULL,
     claim_order int NOT NULL DEFAULT 0,
     bytes_total bigint NOT NULL DEFAULT 0,
     status text NOT NULL DEFAULT 'pending'
@@ -219,6 +271,8 @@ CREATE TABLE reshard.copy_part (
 );
 COMMENT ON TABLE reshard.copy_part IS
     'the unit of copying: a range of a table''s blocks, [block_from, block_to), block_to null = to the end';
+COMMENT ON COLUMN reshard.copy_part.relation IS 'oid of the table on its source shard';
+COMMENT ON COLUMN reshard.copy_part.blocks IS 'number of its blocks when it was planned';
 COMMENT ON COLUMN reshard.copy_part.claim_order IS 'parts of the largest tables are copied first';
 COMMENT ON COLUMN reshard.copy_part.bytes_total IS 'the part''s share of the size of its table, out-of-line values included';
 COMMENT ON COLUMN reshard.copy_part.bytes IS 'bytes as encoded for COPY, each row counted once';

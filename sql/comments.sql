@@ -36,5 +36,11 @@ COMMENT ON FUNCTION reshard_unfence(text) IS
     'opens the old cluster again after reshard_complete(); its rows are as old as the switch';
 COMMENT ON FUNCTION reshard_pooler_ack(text, bigint, text) IS
     'a pooler says which epoch and state it obeys; the first call registers it';
+COMMENT ON FUNCTION reshard_copy_part(text) IS
+    'copies a part of a table for the coordinator of another shard''s migration; for superusers';
+COMMENT ON FUNCTION reshard_apply_error(oid) IS
+    'what the apply worker of a subscription failed with last; for superusers';
 COMMENT ON FUNCTION reshard_added_columns(text) IS
     'names of the columns that an ALTER TABLE adds, null for any other statement; for the DDL guard';
+
+REVOKE ALL ON FUNCTION reshard_copy_part(text), reshard_apply_error(oid) FROM PUBLIC;

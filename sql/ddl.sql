@@ -243,12 +243,18 @@ BEGIN
         RETURN;
     END IF;
     FOR running IN
-        SELECT t.id, t.publication, t.source, t.destination,
-               coalesce(t.options ->> 'ddl', 'block') AS mode
+        SELECT t.id, t.id AS shown, t.publication, t.source, t.destination,
+               coalesce(t.options ->> 'ddl', 'block') AS mode,
+               pg_catalog.format('its phase is %s.', t.phase) AS about
           FROM reshard.task AS t
          WHERE t.type IN ('reshard', 'copy_data', 'replicate')
            AND t.status IN ('pending', 'running', 'failed')
-         ORDER BY t.id
+        UNION ALL
+        -- Without a number here: the publication says which tables these are.
+        SELECT NULL, j.task_id, j.publication, j.source, j.destination, j.ddl,
+               'it was started on another shard of the source.'
+          FROM reshard.joined_task AS j
+         ORDER BY 2
     LOOP
         FOR change IN
             SELECT * FROM reshard.changes_of_ddl(TG_EVENT, running.id, running.publication)
@@ -266,18 +272,18 @@ BEGIN
             END IF;
             IF running.mode = 'block' OR running.mode = 'replay' AND statement IS NULL THEN
                 RAISE EXCEPTION 'cannot execute % on %: migration % is moving it',
-                        TG_TAG, change.identity, running.id
+                        TG_TAG, change.identity, running.shown
                     USING ERRCODE = 'object_not_in_prerequisite_state',
                           DETAIL = pg_catalog.format(
-                              'Task %s moves publication "%s" from cluster "%s" to cluster "%s"; its phase is %s.%s',
-                              running.id, running.publication, running.source, running.destination,
-                              (SELECT t.phase FROM reshard.task AS t WHERE t.id = running.id),
+                              'Task %s moves publication "%s" from cluster "%s" to cluster "%s"; %s%s',
+                              running.shown, running.publication, running.source, running.destination,
+                              running.about,
                               CASE WHEN running.mode = 'replay' THEN
                                   ' Replayed are, while changes flow to the shards, statements of their own that add columns without default or with a constant one, and indexes of columns.'
                               END),
                           HINT = pg_catalog.format(
                               'Wait for its end, or cancel it: SELECT reshard_cancel(%s); or, where the same change is made on every shard, as a superuser: SET reshard.ddl_guard = off;',
-                              running.id);
+                              running.shown);
             END IF;
             done := 'written down';
             IF statement IS NOT NULL THEN

@@ -45,6 +45,12 @@ BEGIN
                                              flag.active_cluster, flag.epoch)
                   END;
     END IF;
+    IF TG_OP = 'TRUNCATE' AND TG_ARGV[1] = 'part' THEN
+        RAISE EXCEPTION 'cannot truncate table "%" while it is moved', TG_TABLE_NAME
+            USING ERRCODE = 'feature_not_supported',
+                  DETAIL = pg_catalog.format('Each shard of cluster "%s" has a part of its rows; the other cluster would lose those of all shards.', TG_ARGV[0]),
+                  HINT = 'DELETE its rows instead, on each shard.';
+    END IF;
     RETURN NULL;
 END
 $fence$;

@@ -12,11 +12,9 @@ CREATE VIEW reshard.table_copies AS
 WITH part AS (
     SELECT p.task_id, p.table_id, p.rows, p.bytes, p.blocks_done, p.started_at, p.finished_at,
            CASE WHEN p.status <> 'done' THEN p.error END AS error,
-           p.bytes_total * least(p.blocks_done::numeric
-               / greatest(1, coalesce(p.block_to, t.blocks) - p.block_from), 1) AS bytes_moved,
+           p.bytes_total * least(p.blocks_done::numeric / greatest(1, p.blocks), 1) AS bytes_moved,
            coalesce(p.finished_at, clock_timestamp()) AS until
       FROM reshard.copy_part AS p
-      JOIN reshard.copy_table AS t ON t.task_id = p.task_id AND t.table_id = p.table_id
 ), summed AS (
     SELECT p.task_id, p.table_id,
            sum(p.rows)::bigint AS rows,
@@ -64,6 +62,21 @@ SELECT t.task_id, t.schema_name, t.table_name, t.status, t.rows, t.bytes, t.byte
   FROM rated AS t;
 COMMENT ON VIEW reshard.table_copies IS
     'progress of every table''s copy; bytes_per_sec is the rate of the last ten seconds, of the whole copy once it has ended [SHOW TABLE_COPIES]';
+
+CREATE VIEW reshard.node_copies AS
+SELECT p.task_id, p.source_shard, t.schema_name, t.table_name,
+       count(*) AS parts, count(*) FILTER (WHERE p.status = 'done') AS parts_copied,
+       sum(p.rows)::bigint AS rows, sum(p.bytes)::bigint AS bytes,
+       sum(p.bytes_total)::bigint AS bytes_total,
+       round(100 * sum(least(p.blocks_done, p.blocks)) / greatest(1, sum(p.blocks)), 2) AS percent,
+       min(p.started_at) AS started_at,
+       CASE WHEN bool_and(p.status = 'done') THEN max(p.finished_at) END AS finished_at,
+       max(CASE WHEN p.status <> 'done' THEN p.error END) AS error
+  FROM reshard.copy_part AS p
+  JOIN reshard.copy_table AS t ON t.task_id = p.task_id AND t.table_id = p.table_id
+ GROUP BY p.task_id, p.source_shard, t.schema_name, t.table_name;
+COMMENT ON VIEW reshard.node_copies IS
+    'progress of every table''s copy on each shard of the source that rows are copied from';
 
 CREATE VIEW reshard.copy_totals AS
 WITH summed AS (
@@ -150,6 +163,6 @@ BEGIN
     END IF;
 END
 $roles$;
-GRANT SELECT ON reshard.tasks, reshard.table_copies, reshard.copy_totals, reshard.schema_sync,
+GRANT SELECT ON reshard.tasks, reshard.table_copies, reshard.node_copies, reshard.copy_totals, reshard.schema_sync,
     reshard.replication_slots, reshard.cutovers, reshard.events, reshard.poolers,
     reshard.shards, reshard.clusters TO reshard_admin, pg_monitor;

@@ -208,8 +208,9 @@ pub fn register() {
 
 /// Copy workers of one task at a time: each has a session on every shard, and
 /// one is left for keys and indexes.
-pub fn copy_workers() -> i32 {
-    MAX_COPY_WORKERS.get().min(MAX_SHARD_SESSIONS.get() - 1).max(1)
+pub fn copy_workers(nodes: u32) -> i32 {
+    let nodes = i32::try_from(nodes).unwrap_or(i32::MAX).max(1);
+    MAX_COPY_WORKERS.get().min((MAX_SHARD_SESSIONS.get() - 1) / nodes).max(1)
 }
 
 fn int(

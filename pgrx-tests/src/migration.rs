@@ -40,6 +40,29 @@ pub async fn declare_at(
     session.execute(&format!("CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES")).await
 }
 
+/// [`declare`] for a source of several shards, which have the same sharding key.
+pub async fn declare_several(rig: &Rig, sharding_key: &str) -> Result<()> {
+    for node in &rig.nodes {
+        node.execute("CREATE EXTENSION IF NOT EXISTS reshard").await?;
+        node.execute(&format!("CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES")).await?;
+    }
+    let session = rig.source.connect().await?;
+    session.execute("CREATE EXTENSION IF NOT EXISTS reshard").await?;
+    session.execute(&format!("CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES")).await?;
+    let shards: Vec<&Server> = rig.shards.iter().collect();
+    for (cluster, servers) in [(SOURCE, rig.sources()), (DESTINATION, shards)] {
+        for (number, server) in servers.iter().enumerate() {
+            let conninfo = literal(&server.conninfo());
+            session
+                .execute(&format!("SELECT reshard_add_shard('{cluster}', {number}, {conninfo})"))
+                .await?;
+        }
+        let key = literal(sharding_key);
+        session.execute(&format!("SELECT reshard_set_sharding_key('{cluster}', {key})")).await?;
+    }
+    Ok(())
+}
+
 /// Declares the source as cluster `prod` and all shards as cluster `prod_sharded`.
 pub async fn declare_shards(rig: &Rig, session: &Session) -> Result<()> {
     let shards: Vec<String> = rig.shards.iter().map(Server::conninfo).collect();

@@ -263,6 +263,11 @@ fn unfence(name: &str) -> Result<()> {
         return Err(Error::state(format!("cluster \"{name}\" is used by task {}", task.id))
             .hint(format!("Complete or cancel it first: SELECT reshard_complete({});", task.id)));
     }
+    if let Some(task) = crate::state::joined()? {
+        return Err(Error::state(format!("cluster \"{name}\" is used by a migration"))
+            .detail(format!("It is {task}, started on another shard of the source."))
+            .hint("Complete or cancel it there first."));
+    }
     if traffic::find(name)?.is_none() {
         notice!("cluster \"{name}\" is not fenced");
         return Ok(());

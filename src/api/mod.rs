@@ -3,6 +3,7 @@
 mod admin;
 mod control;
 mod ddl;
+mod node;
 mod placement;
 mod pooler;
 mod preflight;

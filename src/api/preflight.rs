@@ -62,6 +62,10 @@ pub(super) fn refuse(
     }
     match preflight::first_error(&report.findings) {
         Some(error) => Err(error),
-        None => Ok(Options { unfit_foreign_keys: report.unfit_foreign_keys, ..options }),
+        None => Ok(Options {
+            unfit_foreign_keys: report.unfit_foreign_keys,
+            node: report.node.0,
+            ..options
+        }),
     }
 }

@@ -65,11 +65,12 @@ pub(super) struct Copier {
     token: String,
     task_id: i64,
     wave: i32,
-    snapshot: String,
+    snapshot: Option<String>,
 }
 
 impl Copier {
-    /// A copier for a wave of a task. Opens no connection yet.
+    /// A copier for a wave of a task. Opens no connection yet. Without a snapshot the
+    /// caller's transaction has it.
     ///
     /// # Errors
     /// The runtime could not be started.
@@ -78,7 +79,7 @@ impl Copier {
         token: String,
         task_id: i64,
         wave: i32,
-        snapshot: String,
+        snapshot: Option<String>,
     ) -> Result<Self> {
         let limit = usize::try_from(gucs::COPY_BUFFER.get()).unwrap_or(32 * 1024) * 1024;
         let chunk = (limit / 4 / destination.shards.len()).clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
@@ -114,10 +115,14 @@ impl Copier {
     fn copy_watched(&mut self, part: &Part) -> Outcome {
         let (senders, tasks) = self.start(part);
         let mut imported = false;
-        let scanned = xact::transaction_with_snapshot(&self.snapshot, || {
+        let scan = || {
             imported = true;
             self.scan(part, senders)
-        });
+        };
+        let scanned = match &self.snapshot {
+            Some(snapshot) => xact::transaction_with_snapshot(snapshot, scan),
+            None => scan(),
+        };
         // All senders are gone by now: each shard has its end or gives up.
         let ended = runtime::block_on(&self.runtime, join_all(tasks), || ());
         let mut cause = None;
@@ -368,7 +373,7 @@ fn more_telling(first: Option<Error>, second: Option<Error>) -> Option<Error> {
 
 /// What `ImportSnapshot` of src/backend/utils/time/snapmgr.c raises when the
 /// exporting transaction has ended: no such file, or no such process any more.
-fn is_lost_snapshot(error: &Error) -> bool {
+pub(super) fn is_lost_snapshot(error: &Error) -> bool {
     matches!(error.sqlstate(), "22023" | "42704" | "55000")
 }
 

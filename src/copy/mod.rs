@@ -3,10 +3,11 @@
 //! What the coordinator calls, in this order:
 //! - [`plan`]`(task_id, publication, rules)`, in a transaction: one row of
 //!   `reshard.copy_table` for each table. Repeating it adds new tables only.
-//! - [`next_wave`]`(tables)` says which tables go next; then a row of `reshard.wave`
-//!   with the exported snapshot, and [`plan_parts`]`(task_id, wave)`, in a
-//!   transaction: the parts of the wave's tables that are `pending`.
-//! - [`run`]`(task_id, wave).await`, between transactions, on the coordinator's
+//! - [`next_wave`]`(tables)` says which tables go next; then rows of `reshard.wave`
+//!   with the exported snapshots, [`measure`] on each source shard, and
+//!   [`plan_parts`]`(task_id, wave, measured)`, in a transaction: the parts of the
+//!   wave's tables that are `pending`.
+//! - [`run`]`(task_id, wave, ...).await`, between transactions, on the coordinator's
 //!   runtime: copies, and says with [`Finished`] whether tables are left over.
 //!   Tables become `copied` one by one. Drop the future to stop.
 //! - for tables that are left over, [`reset_table`]`(task_id, table_id,
@@ -18,18 +19,24 @@
 //!
 //! `pg::progress::init()` has to be called from `_PG_init` while
 //! `shared_preload_libraries` are loaded.
+mod assigned;
 mod buffers;
 mod copier;
 mod crew;
 mod load;
+mod measure;
+mod nodes;
 mod part;
 mod plan;
 mod pool;
 mod reset;
 mod work;
 
+pub use assigned::copy_assigned;
+pub use measure::measure;
+pub use nodes::{end_backends, Node};
 pub use part::reopen_failed;
-pub use plan::{next_wave, plan, plan_parts, waves};
+pub use plan::{next_wave, plan, plan_parts, plan_source_keys, waves};
 pub use pool::{run, Finished};
 pub use reset::reset_table;
 pub use work::work;

@@ -4,8 +4,9 @@
 //! Claims and ends of parts take turns (one advisory lock a task), so that two
 //! workers never choose the same part, and so that the one that ends a table's
 //! last part knows it.
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+use crate::cluster::ShardNo;
 use crate::error::{Error, Policy, Result};
 use crate::gucs;
 use crate::pg::db::{self, Arg};
@@ -24,7 +25,7 @@ const LOCK_CLASS: i32 = 0x636F_7079;
 const LONGEST_DELAY: u64 = 60_000;
 
 /// A part with all that a worker needs to copy it.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Part {
     pub(crate) table_id: i32,
     pub(crate) part_no: i32,
@@ -84,10 +85,11 @@ fn take_turn(task_id: i64) -> Result<()> {
     .map(|_| ())
 }
 
-/// Claims the next parts of the wave for this process: the largest table first,
-/// but rather one that no other worker is at. On the shards, sessions that load
-/// one table wait for each other where it and its TOAST index grow.
-pub(crate) fn claim(task_id: i64, wave: i32, pid: i32) -> Result<Claim> {
+/// Claims the next parts of the wave on a source shard, for a process there: the
+/// largest table first, but rather one that no other worker is at. On the shards,
+/// sessions that load one table wait for each other where it and its TOAST index
+/// grow.
+pub(crate) fn claim(task_id: i64, wave: i32, node: ShardNo, pid: i32) -> Result<Claim> {
     xact::transaction_async(|| {
         take_turn(task_id)?;
         let parts: Vec<Part> = db::rows(
@@ -98,7 +100,7 @@ pub(crate) fn claim(task_id: i64, wave: i32, pid: i32) -> Result<Claim> {
                    FROM reshard.copy_part AS p \
                    JOIN reshard.copy_table AS t USING (task_id, table_id) \
                   WHERE p.task_id = $1 AND t.wave = $2 AND p.status = 'pending' \
-                    AND t.status IN ('pending', 'running') \
+                    AND p.source_shard = $6 AND t.status IN ('pending', 'running') \
                     AND (p.not_before IS NULL OR p.not_before <= clock_timestamp()) \
              ), own AS MATERIALIZED ( \
                  SELECT o.* FROM open AS o WHERE NOT o.shared ORDER BY o.claim_order LIMIT $5 \
@@ -127,7 +129,7 @@ pub(crate) fn claim(task_id: i64, wave: i32, pid: i32) -> Result<Claim> {
               WHERE p.task_id = $1 AND p.table_id = c.table_id AND p.part_no = c.part_no \
              RETURNING pg_catalog.jsonb_build_object( \
                  'table_id', p.table_id, 'part_no', p.part_no, 'block_from', p.block_from, \
-                 'block_to', p.block_to, 'attempts', p.attempts, 'relation', t.relation::bigint, \
+                 'block_to', p.block_to, 'attempts', p.attempts, 'relation', p.relation::bigint, \
                  'schema_name', t.schema_name, 'table_name', t.table_name, 'columns', t.columns, \
                  'key_column', t.key_column, 'row_filter', t.row_filter, 'format', t.format)",
             &[
@@ -136,6 +138,7 @@ pub(crate) fn claim(task_id: i64, wave: i32, pid: i32) -> Result<Claim> {
                 Arg::I32(pid),
                 Arg::I64(BATCH_BYTES),
                 Arg::I32(BATCH_PARTS),
+                Arg::I32(node.as_i32()),
             ],
         )?;
         if !parts.is_empty() {
@@ -146,8 +149,8 @@ pub(crate) fn claim(task_id: i64, wave: i32, pid: i32) -> Result<Claim> {
                         greatest(min(p.not_before) - clock_timestamp(), '1 ms')))::bigint END \
                FROM reshard.copy_part AS p JOIN reshard.copy_table AS t USING (task_id, table_id) \
               WHERE p.task_id = $1 AND t.wave = $2 AND p.status = 'pending' \
-                AND t.status IN ('pending', 'running')",
-            &[Arg::I64(task_id), Arg::I32(wave)],
+                AND p.source_shard = $3 AND t.status IN ('pending', 'running')",
+            &[Arg::I64(task_id), Arg::I32(wave), Arg::I32(node.as_i32())],
         )?;
         Ok(wait.map_or(Claim::Nothing, Claim::Later))
     })
@@ -161,11 +164,9 @@ pub(crate) fn done(task_id: i64, part: &Part, rows: u64, bytes: u64) -> Result<(
         db::execute(
             "UPDATE reshard.copy_part AS p \
                 SET status = 'done', rows = $4, bytes = $5, worker_pid = NULL, \
-                    blocks_done = greatest(0, coalesce(p.block_to, t.blocks) - p.block_from), \
+                    blocks_done = p.blocks, \
                     finished_at = clock_timestamp(), sqlstate = NULL, error = NULL, hint = NULL \
-               FROM reshard.copy_table AS t \
-              WHERE p.task_id = $1 AND p.table_id = $2 AND p.part_no = $3 \
-                AND t.task_id = p.task_id AND t.table_id = p.table_id",
+              WHERE p.task_id = $1 AND p.table_id = $2 AND p.part_no = $3",
             &[
                 Arg::I64(task_id),
                 Arg::I32(part.table_id),
@@ -255,35 +256,35 @@ pub(crate) fn rewritten(task_id: i64, part: &Part) -> Result<()> {
 
 /// Notes that the wave's snapshot can't be imported any more, and gives this
 /// process' parts back: that was no try.
-pub(crate) fn snapshot_lost(task_id: i64, wave: i32, pid: i32) -> Result<()> {
+pub(crate) fn snapshot_lost(task_id: i64, wave: i32, node: ShardNo, pid: i32) -> Result<()> {
     xact::transaction_async(|| {
         take_turn(task_id)?;
         db::execute(
             "UPDATE reshard.wave SET snapshot = NULL WHERE task_id = $1 AND wave = $2",
             &[Arg::I64(task_id), Arg::I32(wave)],
         )?;
-        release(task_id, pid)
+        release(task_id, node, pid)
     })
 }
 
-fn release(task_id: i64, pid: i32) -> Result<()> {
+fn release(task_id: i64, node: ShardNo, pid: i32) -> Result<()> {
     db::execute(
         "UPDATE reshard.copy_part SET status = 'pending', worker_pid = NULL, \
                 attempts = greatest(0, attempts - 1) \
-          WHERE task_id = $1 AND status = 'running' AND worker_pid = $2",
-        &[Arg::I64(task_id), Arg::I32(pid)],
+          WHERE task_id = $1 AND status = 'running' AND worker_pid = $2 AND source_shard = $3",
+        &[Arg::I64(task_id), Arg::I32(pid), Arg::I32(node.as_i32())],
     )
     .map(|_| ())
 }
 
 /// Frees parts of an earlier process with this one's id. They count as tried: a
 /// shard may have them.
-pub(crate) fn free_own(task_id: i64, pid: i32) -> Result<()> {
+pub(crate) fn free_own(task_id: i64, node: ShardNo, pid: i32) -> Result<()> {
     xact::transaction_async(|| {
         db::execute(
             "UPDATE reshard.copy_part SET status = 'pending', worker_pid = NULL \
-              WHERE task_id = $1 AND status = 'running' AND worker_pid = $2",
-            &[Arg::I64(task_id), Arg::I32(pid)],
+              WHERE task_id = $1 AND status = 'running' AND worker_pid = $2 AND source_shard = $3",
+            &[Arg::I64(task_id), Arg::I32(pid), Arg::I32(node.as_i32())],
         )
         .map(|_| ())
     })

@@ -2,6 +2,7 @@
 use serde::Deserialize;
 
 use crate::cluster::ShardingRule;
+use crate::copy::measure::Measured;
 use crate::error::{Error, Result};
 use crate::gucs;
 use crate::pg::db::{self, Arg};
@@ -131,29 +132,36 @@ fn check(task_id: i64) -> Result<()> {
     }
 }
 
-/// Cuts the wave's tables that are still `pending` into parts, by ranges of
-/// blocks; empty tables become `copied` at once. Runs in the caller's
-/// transaction, after the wave's snapshot has been exported. Repeating it does
-/// no harm.
+/// Notes by which columns the source spreads the tables over its shards.
 ///
 /// # Errors
 /// SPI's.
-pub fn plan_parts(task_id: i64, wave: i32) -> Result<()> {
-    let total = db::bigint(
-        "SELECT pg_catalog.sum(coalesce(pg_catalog.pg_table_size(t.relation), 0))::bigint \
-           FROM reshard.copy_table AS t \
-          WHERE t.task_id = $1 AND t.wave = $2 AND t.status = 'pending'",
-        &[Arg::I64(task_id), Arg::I32(wave)],
-    )?
-    .unwrap_or(0);
+pub fn plan_source_keys(task_id: i64, source: &str) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.copy_table AS t \
+            SET source_key = reshard.sharding_key_of(t.relation, $2) WHERE t.task_id = $1",
+        &[Arg::I64(task_id), Arg::Text(source)],
+    )
+    .map(|_| ())
+}
+
+/// Cuts the wave's tables that are still `pending` into parts, by ranges of
+/// blocks; empty tables become `copied` at once. Runs in the caller's
+/// transaction, after they were measured on each of the source's shards. Repeating
+/// it does no harm.
+///
+/// # Errors
+/// SPI's.
+pub fn plan_parts(task_id: i64, wave: i32, nodes: u32, measured: &[Measured]) -> Result<()> {
     let size = part_size(
-        total,
+        measured.iter().map(|m| m.bytes).sum(),
         i64::from(gucs::COPY_PART_SIZE.get()) * 1024 * 1024,
-        i64::from(gucs::copy_workers()),
+        i64::from(gucs::copy_workers(nodes)) * i64::from(nodes),
     );
+    let measured = serde_json::to_value(measured)?;
     db::execute(
         include_str!("plan_parts.sql"),
-        &[Arg::I64(task_id), Arg::I32(wave), Arg::I64(size)],
+        &[Arg::I64(task_id), Arg::I32(wave), Arg::I64(size), Arg::Json(measured)],
     )?;
     db::execute(
         "UPDATE reshard.copy_table AS t \

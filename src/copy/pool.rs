@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 use tokio::time::MissedTickBehavior;
 
+use crate::cluster::ShardNo;
 use crate::copy::crew::Crew;
+use crate::copy::nodes::{self, Node};
 use crate::error::{Context, Error, Kind, Result};
 use crate::gucs;
 use crate::pg::db::{self, Arg};
@@ -35,8 +37,10 @@ pub enum Finished {
     Rewritten(Vec<i32>),
 }
 
-/// Copies what is left of a wave, with up to `reshard.max_copy_workers` workers, as
-/// many as the machine has processors to spare for.
+/// Copies what is left of a wave, with up to `reshard.max_copy_workers` workers on
+/// each source shard: background workers on this one (`node`), as many as it has
+/// processors to spare for, and backends on the others. Gives up when a snapshot is
+/// lost, which `is_lost` knows early.
 ///
 /// Needs `copy_table` and `copy_part` as `plan` and `plan_parts` leave them, and
 /// the name of the exported snapshot in `reshard.wave`. Tables become `copied`
@@ -46,10 +50,19 @@ pub enum Finished {
 /// # Errors
 /// The error of the first part that is out of tries or can't pass by itself,
 /// with table and shard named; 53400 where not a single worker can be started.
-pub async fn run(task_id: i64, wave: i32) -> Result<Finished> {
+pub async fn run(
+    task_id: i64,
+    wave: i32,
+    node: ShardNo,
+    others: &[Node],
+    is_lost: impl Fn() -> bool,
+) -> Result<Finished> {
+    let nodes = others.len() as u32 + 1;
     let mut pool = Pool {
         task_id,
         wave,
+        node,
+        most: usize::try_from(gucs::copy_workers(nodes)).unwrap_or(1),
         workers: Vec::new(),
         crew: Crew::new(),
         refused: false,
@@ -57,7 +70,22 @@ pub async fn run(task_id: i64, wave: i32) -> Result<Finished> {
         open: -1,
         retry_start: None,
     };
-    let finished = pool.run().await;
+    let most = pool.most;
+    let finished = match others {
+        [] => pool.run(is_lost).await,
+        _ => {
+            nodes::free_left(task_id, node)?;
+            let (here, there) = (pool.run(is_lost), nodes::copy(task_id, wave, others, most));
+            tokio::pin!(here, there);
+            tokio::select! {
+                finished = &mut here => finished,
+                copied = &mut there => match copied {
+                    Ok(()) => here.await,
+                    Err(error) => Err(error),
+                },
+            }
+        }
+    };
     // Workers end by themselves when no part is left; after an error they are told.
     if finished.is_ok() {
         pool.await_end(LEAVE).await;
@@ -69,6 +97,10 @@ pub async fn run(task_id: i64, wave: i32) -> Result<Finished> {
 struct Pool {
     task_id: i64,
     wave: i32,
+    /// The source shard that is this database.
+    node: ShardNo,
+    /// Workers at the same time.
+    most: usize,
     workers: Vec<DynamicWorker>,
     crew: Crew,
     /// The server had no place for one more worker.
@@ -84,6 +116,8 @@ struct Pool {
 struct Survey {
     snapshot: bool,
     pending: i64,
+    /// Of these, parts of this source shard.
+    pending_here: i64,
     running: i64,
     pids: Vec<i32>,
     failed: Option<FailedPart>,
@@ -100,7 +134,7 @@ struct FailedPart {
 }
 
 impl Pool {
-    async fn run(&mut self) -> Result<Finished> {
+    async fn run(&mut self, is_lost: impl Fn() -> bool) -> Result<Finished> {
         self.await_leftover_workers().await?;
         let mut ticker = tokio::time::interval(TICK);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -126,14 +160,14 @@ impl Pool {
             if let Some(failed) = survey.failed {
                 return Err(part_error(failed));
             }
-            if !survey.snapshot {
+            if !survey.snapshot || is_lost() {
                 return Ok(Finished::SnapshotLost);
             }
             if survey.pending + survey.running == 0 {
                 return self.finish();
             }
             self.note_progress(&survey, stopped)?;
-            self.fill_up(survey.pending)?;
+            self.fill_up(survey.pending_here)?;
         }
     }
 
@@ -147,9 +181,9 @@ impl Pool {
                 db::truth(
                     "SELECT EXISTS (SELECT FROM pg_catalog.pg_stat_activity AS a \
                        JOIN reshard.copy_part AS p ON p.worker_pid = a.pid \
-                      WHERE p.task_id = $1 AND p.status = 'running' \
+                      WHERE p.task_id = $1 AND p.status = 'running' AND p.source_shard = $2 \
                         AND a.backend_type = 'reshard copy worker')",
-                    &[Arg::I64(self.task_id)],
+                    &[Arg::I64(self.task_id), Arg::I32(self.node.as_i32())],
                 )
             })?;
             if !left {
@@ -176,10 +210,10 @@ impl Pool {
 
     /// Writes the progress, frees the parts of dead workers and looks how far it is.
     fn survey(&mut self) -> Result<Survey> {
-        let (task_id, wave) = (self.task_id, self.wave);
+        let (task_id, wave, node) = (self.task_id, self.wave, self.node);
         let survey: Survey = xact::transaction_async(|| {
             write_progress(task_id)?;
-            survey(task_id, wave)
+            survey(task_id, wave, node)
         })?;
         // A process that the table names has been running before it was read.
         let alive: Vec<i32> = self
@@ -199,16 +233,17 @@ impl Pool {
                     SET status = CASE WHEN attempts >= $3 THEN 'failed' ELSE 'pending' END, \
                         worker_pid = NULL, sqlstate = '57P02', error = 'the copy worker ended', \
                         hint = 'See the server log.' \
-                  WHERE task_id = $1 AND status = 'running' \
+                  WHERE task_id = $1 AND status = 'running' AND source_shard = $4 \
                     AND NOT worker_pid::text = ANY ($2)",
                 &[
                     Arg::I64(task_id),
                     Arg::Texts(alive.iter().map(ToString::to_string).collect()),
                     Arg::I32(gucs::COPY_ATTEMPTS.get()),
+                    Arg::I32(node.as_i32()),
                 ],
             )?;
             // Parts that began after the list of workers was made.
-            crate::copy::pool::survey(task_id, wave)
+            crate::copy::pool::survey(task_id, wave, node)
         })
     }
 
@@ -241,7 +276,7 @@ impl Pool {
             return Ok(());
         }
         self.retry_start = None;
-        let most = usize::try_from(gucs::copy_workers()).unwrap_or(1).min(self.crew.size());
+        let most = self.most.min(self.crew.size());
         let wanted = usize::try_from(pending).unwrap_or(0).saturating_sub(self.starting());
         for _ in 0..wanted.min(most.saturating_sub(self.workers.len())) {
             let worker = DynamicWorker::start(
@@ -334,15 +369,16 @@ fn write_progress(task_id: i64) -> Result<()> {
     Ok(())
 }
 
-fn survey(task_id: i64, wave: i32) -> Result<Survey> {
+fn survey(task_id: i64, wave: i32, node: ShardNo) -> Result<Survey> {
     db::row(
         "SELECT pg_catalog.jsonb_build_object( \
-             'snapshot', EXISTS (SELECT FROM reshard.wave AS w WHERE w.task_id = $1 \
-                                    AND w.wave = $2 AND w.snapshot IS NOT NULL), \
+             'snapshot', (SELECT bool_and(w.snapshot IS NOT NULL) FROM reshard.wave AS w \
+                           WHERE w.task_id = $1 AND w.wave = $2), \
              'pending', count(*) FILTER (WHERE p.status = 'pending'), \
+             'pending_here', count(*) FILTER (WHERE p.status = 'pending' AND p.source_shard = $3), \
              'running', count(*) FILTER (WHERE p.status = 'running'), \
              'pids', coalesce(pg_catalog.jsonb_agg(DISTINCT p.worker_pid) \
-                                  FILTER (WHERE p.status = 'running'), '[]'), \
+                                  FILTER (WHERE p.status = 'running' AND p.source_shard = $3), '[]'), \
              'failed', (SELECT pg_catalog.jsonb_build_object( \
                             'table', pg_catalog.format('%I.%I', t.schema_name, t.table_name), \
                             'part_no', f.part_no, 'attempts', f.attempts, \
@@ -354,7 +390,7 @@ fn survey(task_id: i64, wave: i32) -> Result<Survey> {
            FROM reshard.copy_part AS p \
            JOIN reshard.copy_table AS t USING (task_id, table_id) \
           WHERE p.task_id = $1 AND t.wave = $2 AND p.status <> 'done'",
-        &[Arg::I64(task_id), Arg::I32(wave)],
+        &[Arg::I64(task_id), Arg::I32(wave), Arg::I32(node.as_i32())],
     )?
     .ok_or_else(|| Error::internal("the survey of the copy returned no row"))
 }

@@ -1,8 +1,9 @@
 //! What a copy worker does: claims parts and copies them until none is left.
+use crate::cluster::ShardNo;
 use crate::copy::copier::{Copier, Outcome};
 use crate::copy::part::{self, Claim, Part};
 use crate::error::{Policy, Result};
-use crate::pg::db::{self, Arg};
+use crate::pg::db;
 use crate::pg::{dynamic_worker, interrupt, memory, xact};
 use crate::{gucs, state};
 
@@ -14,21 +15,31 @@ pub fn work(task_id: i64, wave: i32) -> Result<()> {
     let pid = dynamic_worker::process_id();
     memory::keep_freed_blocks();
     set_up_session()?;
-    part::free_own(task_id, pid)?;
-    let Some(mut copier) = xact::transaction(|| prepare(task_id, wave))? else { return Ok(()) };
-    let result = copy_all(&mut copier, task_id, wave, pid);
+    let Some((mut copier, node)) = xact::transaction(|| prepare(task_id, wave))? else {
+        return Ok(());
+    };
+    part::free_own(task_id, node, pid)?;
+    let result = copy_all(&mut copier, Duty { task_id, wave, node, pid });
     copier.close();
     result
 }
 
-fn prepare(task_id: i64, wave: i32) -> Result<Option<Copier>> {
-    let snapshot = db::text(
-        "SELECT w.snapshot FROM reshard.wave AS w WHERE w.task_id = $1 AND w.wave = $2",
-        &[Arg::I64(task_id), Arg::I32(wave)],
-    )?;
-    let Some(snapshot) = snapshot else { return Ok(None) };
-    let destination = state::cluster::load(&state::task::load(task_id)?.destination)?;
-    Copier::new(destination, state::token()?, task_id, wave, snapshot).map(Some)
+/// What a worker is for.
+#[derive(Clone, Copy)]
+struct Duty {
+    task_id: i64,
+    wave: i32,
+    node: ShardNo,
+    pid: i32,
+}
+
+fn prepare(task_id: i64, wave: i32) -> Result<Option<(Copier, ShardNo)>> {
+    let task = state::task::load(task_id)?;
+    let node = ShardNo(task.options.node);
+    let Some(snapshot) = state::wave::snapshot(task_id, wave, node)? else { return Ok(None) };
+    let destination = state::cluster::load(&task.destination)?;
+    let copier = Copier::new(destination, state::token()?, task_id, wave, Some(snapshot))?;
+    Ok(Some((copier, node)))
 }
 
 /// What the text form of values depends on, here as on the shards.
@@ -47,11 +58,11 @@ fn set_up_session() -> Result<()> {
     })
 }
 
-fn copy_all(copier: &mut Copier, task_id: i64, wave: i32, pid: i32) -> Result<()> {
+fn copy_all(copier: &mut Copier, duty: Duty) -> Result<()> {
     loop {
         interrupt::check();
         interrupt::reload_configuration_if_asked();
-        let parts = match part::claim(task_id, wave, pid)? {
+        let parts = match part::claim(duty.task_id, duty.wave, duty.node, duty.pid)? {
             Claim::Parts(parts) => parts,
             Claim::Later(milliseconds) => {
                 interrupt::wait_latch(milliseconds);
@@ -60,7 +71,7 @@ fn copy_all(copier: &mut Copier, task_id: i64, wave: i32, pid: i32) -> Result<()
             Claim::Nothing => return Ok(()),
         };
         for part in &parts {
-            if !copy_one(copier, task_id, wave, pid, part)? {
+            if !copy_one(copier, duty, part)? {
                 return Ok(());
             }
         }
@@ -68,12 +79,13 @@ fn copy_all(copier: &mut Copier, task_id: i64, wave: i32, pid: i32) -> Result<()
 }
 
 /// False when the wave can't go on.
-fn copy_one(copier: &mut Copier, task_id: i64, wave: i32, pid: i32, part: &Part) -> Result<bool> {
+fn copy_one(copier: &mut Copier, duty: Duty, part: &Part) -> Result<bool> {
+    let Duty { task_id, wave, node, pid } = duty;
     match copier.copy(part) {
         Outcome::Done { rows, bytes } => part::done(task_id, part, rows, bytes)?,
         Outcome::Rewritten => part::rewritten(task_id, part)?,
         Outcome::SnapshotLost => {
-            part::snapshot_lost(task_id, wave, pid)?;
+            part::snapshot_lost(task_id, wave, node, pid)?;
             return Ok(false);
         }
         Outcome::Failed(error) => {

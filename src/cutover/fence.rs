@@ -12,7 +12,7 @@ use crate::cutover::{failpoint, Step};
 use crate::error::{Error, Kind, Result};
 use crate::gucs::DrainAction;
 use crate::remote::quote::literal;
-use crate::remote::{blockers, connect, Connection, Links, Purpose};
+use crate::remote::{blockers, connect, end_sessions, Connection, Links, Purpose};
 
 /// The advisory lock's key, the same as in `reshard.fence()`.
 const KEY: (i64, i64) = (1_919_251_304, 0);
@@ -166,31 +166,12 @@ pub async fn open_latch(links: &Links, side: Side) -> Result<()> {
     links
         .each(side, |session| async move {
             answers(&session, async {
-                end_leases(&session).await?;
+                end_sessions(&session, Purpose::Fence).await?;
                 session.batch(&latch(OPEN)).await
             })
             .await
         })
         .await
-}
-
-async fn end_leases(session: &Connection) -> Result<()> {
-    let ended: bool = session
-        .value(
-            "SELECT coalesce(bool_and(pg_terminate_backend(pid, 10000)), true) \
-               FROM pg_stat_activity WHERE application_name = $1 \
-                AND datname = current_database() AND pid <> pg_backend_pid()",
-            &[&Purpose::Fence.application_name()],
-        )
-        .await?;
-    match ended {
-        true => Ok(()),
-        false => Err(Error::new(
-            Kind::LockNotAvailable,
-            format!("a session of the fence on {} does not end", session.label()),
-        )
-        .hint("See pg_stat_activity there for application_name \"reshard fence\".")),
-    }
 }
 
 async fn answers(session: &Connection, work: impl Future<Output = Result<()>>) -> Result<()> {

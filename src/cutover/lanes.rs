@@ -78,6 +78,32 @@ impl Limits {
         Some(next + margin * self.step())
     }
 
+    /// Whether sequences of this increment that stand at these values never hand out
+    /// the same.
+    pub fn are_apart(&self, lasts: &[i64]) -> bool {
+        let mut classes: Vec<i128> = lasts.iter().map(|last| self.class(*last)).collect();
+        classes.sort_unstable();
+        classes.windows(2).all(|pair| pair[0] != pair[1])
+    }
+
+    fn class(&self, value: i64) -> i128 {
+        i128::from(value).rem_euclid(self.step().abs())
+    }
+
+    /// Where sequences that stand at these values begin, at `next` or after it, so that
+    /// no two hand out the same: each goes on with its own values where they are apart
+    /// already; otherwise they share an increment that is a multiple of their number.
+    pub fn apart(&self, next: i128, lasts: &[i64]) -> Vec<i128> {
+        let (step, size) = (self.step(), self.step().abs());
+        if self.are_apart(lasts) {
+            let sign = step.signum();
+            let wait = |last: &i64| (sign * (self.class(*last) - next)).rem_euclid(size);
+            return lasts.iter().map(|last| next + sign * wait(last)).collect();
+        }
+        let lane = step / lasts.len().max(1) as i128;
+        (0..).zip(lasts).map(|(nr, _)| next + nr * lane).collect()
+    }
+
     /// Arguments of `setval` for a lane that begins `lane` values after `next`. An
     /// exhausted sequence fails at its next call with the server's own error, or
     /// begins again where it cycles.
@@ -177,6 +203,18 @@ mod tests {
             Some("INCREMENT BY 4 MINVALUE 3 START 3 RESTART 3")
         );
         assert_eq!(lane(&limits(-1, false), 4, 2).as_deref(), Some("INCREMENT BY -4"));
+    }
+
+    #[test]
+    fn sequences_of_several_sources_stay_apart() {
+        assert!(limits(1, false).are_apart(&[7]));
+        assert!(!limits(1, false).are_apart(&[7, 8]));
+        assert!(limits(2, false).are_apart(&[7, 12]));
+        assert_eq!(limits(2, false).apart(21, &[7, 12]), [21, 22]);
+        assert_eq!(limits(-3, false).apart(20, &[7, 12]), [19, 18]);
+        // Not yet apart: the increment was raised to a multiple just now.
+        assert_eq!(limits(2, false).apart(21, &[7, 9]), [21, 22]);
+        assert_eq!(limits(1, false).apart(21, &[7]), [21]);
     }
 
     #[test]

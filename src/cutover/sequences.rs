@@ -49,7 +49,7 @@ impl Sequences {
         if policy == SequencePolicy::Untouched {
             return Ok(Self::none());
         }
-        let session = links.session(Side::Source, ShardNo(0)).await?;
+        let session = links.session(Side::Source, links.node()).await?;
         let all = present_on_destination(links, list(&session, tables).await?).await?;
         let read = all
             .iter()
@@ -58,6 +58,49 @@ impl Sequences {
             .collect::<Vec<_>>()
             .join(" UNION ALL ");
         Ok(Self { all, policy, read })
+    }
+
+    /// Before a rollback to several source shards: gives their sequences increments by
+    /// which no two of them hand out the same, where they have none.
+    ///
+    /// # Errors
+    /// The servers'; 55000 where an increment can't be raised.
+    pub async fn spread_source(
+        links: &Links,
+        tables: &[Table],
+        policy: SequencePolicy,
+    ) -> Result<()> {
+        let sequences = Self::load(links, tables, policy).await?;
+        let nodes = links.sessions(Side::Source).await?;
+        let read = try_join_all(nodes.iter().map(|(_, s)| sequences.positions(s))).await?;
+        let mut statements = Vec::new();
+        for (nr, sequence) in sequences.all.iter().enumerate() {
+            let lasts: Vec<i64> = read.iter().filter_map(|p| p.get(nr)).map(|p| p.last).collect();
+            if !sequences.is_divided(sequence) || sequence.limits.are_apart(&lasts) {
+                continue;
+            }
+            let increment = i64::try_from(nodes.len())
+                .ok()
+                .and_then(|count| sequence.limits.increment.checked_mul(count))
+                .ok_or_else(|| {
+                    Error::state(format!("sequence {} can't be divided", sequence.name))
+                })?;
+            statements.push(format!("ALTER SEQUENCE {} INCREMENT BY {increment}", sequence.name));
+        }
+        if statements.is_empty() {
+            return Ok(());
+        }
+        try_join_all(nodes.iter().map(|(_, session)| {
+            let statements = &statements;
+            async move {
+                for chunk in statements.chunks(500) {
+                    session.batch(&chunk.join("; ")).await?;
+                }
+                Ok::<(), Error>(())
+            }
+        }))
+        .await?;
+        Ok(())
     }
 
     fn is_divided(&self, sequence: &Sequence) -> bool {
@@ -169,7 +212,8 @@ impl Sequences {
         Ok(())
     }
 
-    /// Sets the source's sequences beyond all that the shards handed out.
+    /// Sets the source's sequences beyond all that the shards handed out, those of
+    /// several source shards apart from one another.
     ///
     /// # Errors
     /// The servers'.
@@ -181,9 +225,22 @@ impl Sequences {
         let source = links.sessions(Side::Source).await?;
         servers.extend(source.iter().cloned());
         let next = self.next(&servers).await?;
-        let statements: Vec<String> =
-            self.all.iter().zip(&next).map(|(s, next)| set(s, *next, 0)).collect();
-        try_join_all(source.iter().map(|(_, session)| set_all(session, &statements))).await?;
+        let read = try_join_all(source.iter().map(|(_, s)| self.positions(s))).await?;
+        let mut statements = vec![Vec::with_capacity(self.all.len()); source.len()];
+        for (nr, (sequence, next)) in self.all.iter().zip(&next).enumerate() {
+            let lasts: Vec<i64> = read.iter().filter_map(|p| p.get(nr)).map(|p| p.last).collect();
+            let begins = match self.is_divided(sequence) {
+                true => sequence.limits.apart(*next, &lasts),
+                false => vec![*next; lasts.len()],
+            };
+            for (own, begin) in statements.iter_mut().zip(begins) {
+                own.push(set(sequence, begin, 0));
+            }
+        }
+        try_join_all(
+            source.iter().zip(&statements).map(|((_, session), own)| set_all(session, own)),
+        )
+        .await?;
         Ok(())
     }
 

@@ -176,14 +176,10 @@ impl Switch<'_> {
             self.sequences.prepare_destination(self.links).await?;
         }
         let flag = transaction(|| traffic::load(self.traffic))?;
-        fence::write_flag(
-            self.links,
-            Side::Destination,
-            self.traffic,
-            &flag.active_cluster,
-            flag.epoch,
-        )
-        .await?;
+        for side in [Side::Source, Side::Destination] {
+            let (name, active) = (self.traffic, &flag.active_cluster);
+            fence::write_flag(self.links, side, name, active, flag.epoch).await?;
+        }
         handoff::advance(self.links, self.opposite).await?;
         self.partly().await?;
         let lease = lease.insert(Lease::open(self.links, self.from()).await?);
@@ -270,9 +266,7 @@ impl Switch<'_> {
     ) -> Result<()> {
         let pause = pause.map(milliseconds);
         self.begin(id, Step::StopFlow).await?;
-        if self.from() == Side::Destination {
-            fence::write_flag(self.links, self.from(), self.traffic, to, epoch).await?;
-        }
+        fence::write_flag(self.links, self.from(), self.traffic, to, epoch).await?;
         for (nr, (shard, session)) in self.links.sessions(self.to()).await?.into_iter().enumerate()
         {
             failpoint::reach_partly(Step::StopFlow, nr).await?;

@@ -177,13 +177,15 @@ pub fn replication_origins(facts: &Facts<'_>) -> Vec<Finding> {
 /// Free connections: for rows, indexes and steering.
 pub fn connections(facts: &Facts<'_>) -> Vec<Finding> {
     let copying = facts.copy_workers;
+    let nodes = i64::from(facts.source.size());
     let building = i64::from(gucs::MAX_INDEX_BUILDS.get());
     let most = i64::from(gucs::MAX_SHARD_SESSIONS.get());
     limits(facts, move |i, _, _| Limit {
         check_name: "connections",
         setting: "max_connections",
         what: "free connections",
-        need: i.sources * SESSIONS + i.destinations * (SESSIONS + (copying + building).min(most)),
+        need: i.sources * (SESSIONS + if nodes > 1 { copying } else { 0 })
+            + i.destinations * (SESSIONS + (copying * nodes + building).min(most.max(nodes + 1))),
         used: i.facts.used_connections,
         max: i.facts.max_connections,
     })

@@ -9,11 +9,8 @@ use crate::preflight::finding::Finding;
 /// One shard of the source is this very database.
 pub fn local_source(facts: &Facts<'_>) -> Vec<Finding> {
     let known: Vec<_> = facts.known_of(Side::Source).collect();
-    let is_here = |system: &str, database: &str| {
-        system == facts.here.0.as_str() && database == facts.here.1.as_str()
-    };
     let all_known = known.len() == facts.source.shards.len();
-    if !all_known || known.iter().any(|(_, k)| is_here(&k.system, &k.database)) {
+    if !all_known || known.iter().any(|(_, k)| facts.is_here(k)) {
         return Vec::new();
     }
     vec![Finding::error(

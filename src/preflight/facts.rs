@@ -7,6 +7,7 @@ use crate::cluster::{Cluster, ShardingRule, Side};
 use crate::error::{Error, Result};
 use crate::gucs;
 use crate::pg::{db, shmem};
+use crate::preflight::nodes::Nodes;
 use crate::preflight::Verb;
 use crate::remote::Endpoint;
 use crate::state;
@@ -36,10 +37,14 @@ pub struct Facts<'a> {
     pub copy_workers: i64,
     /// Every shard of both clusters.
     pub servers: Vec<Server<'a>>,
-    /// What shard 0 of the source holds; none where it can't be read.
+    /// What this database holds; none where it can't be read.
     pub content: Option<Content>,
     /// Servers that could not connect to others as subscriptions will.
     pub unreachable: Vec<Unreachable>,
+    /// What is known of a source of several shards.
+    pub nodes: Option<Nodes>,
+    /// A migration of another shard that this database takes part in.
+    pub joined: Option<String>,
 }
 
 /// A connection that a subscription needs and that could not be made.
@@ -325,13 +330,21 @@ impl<'a> Facts<'a> {
             token: state::token()?,
             preloaded: shmem::is_preloaded(),
             here: (system.unwrap_or_default(), database.unwrap_or_default()),
-            copy_workers: gucs::copy_workers().into(),
+            copy_workers: gucs::copy_workers(source.size()).into(),
             servers: side(source, Side::Source)
                 .chain(side(destination, Side::Destination))
                 .collect(),
             content: None,
             unreachable: Vec::new(),
+            nodes: None,
+            joined: state::joined()?,
         })
+    }
+
+    /// Whether a server is this database.
+    pub fn is_here(&self, known: &ServerFacts) -> bool {
+        (known.system.as_str(), known.database.as_str())
+            == (self.here.0.as_str(), self.here.1.as_str())
     }
 
     /// Servers that answered, with what they said.

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::preflight::facts::{
     Content, Existing, Facts, ForeignKey, ServerState, Table, Unreachable, Use,
 };
-use crate::preflight::sample;
+use crate::preflight::{nodes, sample};
 use crate::remote::quote::{ident, qualified};
 use crate::remote::{self, replication, Connection, Endpoint, Needed, Purpose};
 use crate::state::options::SchemaScope;
@@ -25,25 +25,42 @@ const FOREIGN_KEY_TIMEOUT: &str = "2s";
 pub async fn all(facts: &mut Facts<'_>) {
     let sessions = join_all(facts.servers.iter().map(|server| ask(server.endpoint))).await;
     let mut source = None;
+    let mut others = Vec::new();
+    let mut home = 0;
     let mut shards = Vec::new();
     for (i, (state, session)) in sessions.into_iter().enumerate() {
         let server = &mut facts.servers[i];
         server.state = state;
-        match server.side {
-            Side::Source if server.endpoint.shard == 0 => source = session,
-            Side::Source => {}
+        let (side, endpoint) = (server.side, server.endpoint);
+        let several = facts.source.size() > 1;
+        let is_here = match &facts.servers[i].state {
+            ServerState::Known(known) => facts.is_here(known),
+            _ => false,
+        };
+        match side {
+            Side::Source if !several || is_here => {
+                source = session;
+                home = i;
+            }
+            Side::Source => others.extend(session.map(|s| (endpoint.clone(), s))),
             Side::Destination => shards.extend(session.map(|s| (i, s))),
         }
     }
     if let Some(session) = &source {
         match content(facts, session).await {
             Ok(content) => facts.content = Some(content),
-            Err(error) => fail(facts, 0, error),
+            Err(error) => fail(facts, home, error),
+        }
+    }
+    if let (Some(session), Some(content), false) = (&source, &facts.content, others.is_empty()) {
+        match nodes::gather(facts, content, session, &others).await {
+            Ok(nodes) => facts.nodes = Some(nodes),
+            Err(error) => fail(facts, home, error),
         }
     }
     let wanted = match wanted(facts) {
         Ok(wanted) => wanted,
-        Err(error) => return fail(facts, 0, error),
+        Err(error) => return fail(facts, home, error),
     };
     let token = facts.token.clone();
     let found = join_all(shards.iter().map(|(_, s)| existing(s, &wanted, &token))).await;
@@ -62,7 +79,7 @@ pub async fn all(facts: &mut Facts<'_>) {
     }
     if let Some(session) = &source {
         if let Err(error) = definitions(facts, session).await {
-            fail(facts, 0, error);
+            fail(facts, home, error);
         }
     }
     free_space(facts).await;

@@ -12,6 +12,7 @@ mod destination;
 mod facts;
 mod finding;
 mod gather;
+mod nodes;
 mod publication;
 mod reach;
 mod sample;
@@ -21,7 +22,7 @@ mod table;
 
 pub use finding::{first_error, Finding, Severity};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, ShardNo};
 use crate::error::Result;
 use crate::pg::runtime;
 use crate::preflight::facts::Facts;
@@ -67,6 +68,14 @@ const CHECKS: &[Check] = &[
     server::slot_limits,
     database::local_source,
     database::distinct_databases,
+    nodes::node_support,
+    nodes::node_extension,
+    nodes::node_joined,
+    nodes::node_publication,
+    nodes::node_schema,
+    nodes::node_sequences,
+    nodes::node_keys,
+    nodes::node_omni_tables,
     publication::publication_exists,
     publication::publication_empty,
     publication::sharding_key_missing,
@@ -114,6 +123,8 @@ pub struct Report {
     pub findings: Vec<Finding>,
     /// Foreign keys that can't, or may not, hold on each shard by itself.
     pub unfit_foreign_keys: Vec<Constraint>,
+    /// The source shard that is this database.
+    pub node: ShardNo,
 }
 
 /// Runs all checks. To be called in a SQL function: it drives its own sessions
@@ -136,5 +147,6 @@ pub fn check(
     Ok(Report {
         findings: CHECKS.iter().flat_map(|check| check(&facts)).collect(),
         unfit_foreign_keys: table::unfit_foreign_keys(&facts),
+        node: nodes::here(&facts),
     })
 }

@@ -234,6 +234,8 @@ mod tests {
             ],
             content: None,
             unreachable: Vec::new(),
+            nodes: None,
+            joined: None,
         };
         server_version(&facts)
     }

@@ -51,6 +51,8 @@ pub enum Purpose {
     Copy,
     /// The lease of a fence.
     Fence,
+    /// Having a source shard copy its parts.
+    Node,
 }
 
 impl Purpose {
@@ -63,6 +65,7 @@ impl Purpose {
             Self::Schema => "reshard schema",
             Self::Copy => "reshard copy",
             Self::Fence => "reshard fence",
+            Self::Node => "reshard node",
         }
     }
 }
@@ -230,6 +233,36 @@ impl Connection {
         driver: tokio::task::JoinHandle<()>,
     ) -> Self {
         Self { client, label, driver }
+    }
+}
+
+/// Ends the sessions of this database that are for that purpose, and waits for it.
+///
+/// # Errors
+/// The server's; 55P03 where one does not end.
+pub async fn end_sessions(session: &Connection, purpose: Purpose) -> Result<()> {
+    let ended: bool = session
+        .value(
+            "SELECT coalesce(bool_and(pg_terminate_backend(pid, 10000)), true) \
+               FROM pg_stat_activity WHERE application_name = $1 \
+                AND datname = current_database() AND pid <> pg_backend_pid()",
+            &[&purpose.application_name()],
+        )
+        .await?;
+    match ended {
+        true => Ok(()),
+        false => Err(Error::new(
+            Kind::LockNotAvailable,
+            format!(
+                "a session \"{}\" on {} does not end",
+                purpose.application_name(),
+                session.label
+            ),
+        )
+        .hint(format!(
+            "See pg_stat_activity there for application_name \"{}\".",
+            purpose.application_name()
+        ))),
     }
 }
 

@@ -12,6 +12,7 @@ use crate::remote::{connect, Connection, Endpoint, Purpose};
 
 /// Both clusters of a migration, and a session on each of their shards.
 pub struct Links {
+    node: ShardNo,
     source: Bundle,
     destination: Bundle,
 }
@@ -29,9 +30,38 @@ impl Bundle {
 }
 
 impl Links {
-    /// No session is opened yet.
-    pub fn new(source: Cluster, destination: Cluster) -> Self {
-        Self { source: Bundle::new(source), destination: Bundle::new(destination) }
+    /// No session is opened yet. `node` is the source shard that is this database.
+    pub fn new(source: Cluster, destination: Cluster, node: ShardNo) -> Self {
+        Self { node, source: Bundle::new(source), destination: Bundle::new(destination) }
+    }
+
+    /// The source shard that is this database.
+    pub fn node(&self) -> ShardNo {
+        self.node
+    }
+
+    /// The shard of a side that tables come from which each shard has whole: this
+    /// database, or the first one of the destination.
+    pub fn first(&self, side: Side) -> ShardNo {
+        match side {
+            Side::Source => self.node,
+            Side::Destination => ShardNo(0),
+        }
+    }
+
+    /// The other shards of the source, with a session on each.
+    ///
+    /// # Errors
+    /// As [`Links::session`]; the first one of all shards.
+    pub async fn other_nodes(&self) -> Result<Vec<(ShardNo, Rc<Connection>)>> {
+        let numbers: Vec<ShardNo> =
+            self.cluster(Side::Source).numbers().filter(|n| *n != self.node).collect();
+        try_join_all(
+            numbers
+                .into_iter()
+                .map(|shard| async move { Ok((shard, self.session(Side::Source, shard).await?)) }),
+        )
+        .await
     }
 
     fn bundle(&self, side: Side) -> &Bundle {

@@ -9,7 +9,7 @@ pub mod quote;
 pub mod reach;
 pub mod replication;
 
-pub use connection::{connect, Connection, Endpoint, Purpose};
+pub use connection::{connect, end_sessions, Connection, Endpoint, Purpose};
 pub use conninfo::Conninfo;
 pub use links::Links;
 pub use needed::Needed;

@@ -14,7 +14,7 @@ use crate::state::flow::Flow;
 use crate::state::table::Table;
 
 /// Makes publications, slots and disabled subscriptions of the reverse
-/// direction. Omni tables flow back from shard 0 alone.
+/// direction. Omni tables flow back from shard 0 alone, to every source shard.
 ///
 /// # Errors
 /// The servers'; 53400 where a shard has no free slot.
@@ -24,30 +24,36 @@ pub async fn prepare_reverse(
     tables: &[Table],
     binary: bool,
 ) -> Result<()> {
-    let parents = publication::Parents::new();
+    let (publisher, subscriber) = (Direction::Reverse.publisher(), Direction::Reverse.subscriber());
+    // Rows are placed by the keys of the cluster that they go to.
+    let placed: Vec<Table> =
+        tables.iter().map(|t| Table { key_column: t.source_key.clone(), ..t.clone() }).collect();
+    let mut parents = BTreeMap::new();
+    for (shard, session) in links.sessions(publisher).await? {
+        parents.insert(shard, publication::placement_parents(&session, &placed, publisher).await?);
+    }
     try_join_all(flows.iter().map(|flow| {
-        let parents = &parents;
+        let (placed, parents) = (&placed, &parents);
         async move {
-            let publisher = Direction::Reverse.publisher();
             let shard = flow.shard_on(publisher);
             let session = links.session(publisher, shard).await?;
+            let first = links.first(publisher);
             let own: Vec<Table> = tables
                 .iter()
-                .filter(|t| t.key_column.is_some() || shard == ShardNo(0))
-                .cloned()
+                .zip(placed)
+                .filter(|(table, _)| table.comes_from(publisher, shard, first))
+                .map(|(_, placed)| placed.clone())
                 .collect();
-            publication::create(&session, flow, &own, parents, ShardNo(flow.source_shard), 1)
-                .await?;
+            let parents = publication::of_publisher(parents, shard)?;
+            let subscribers = links.cluster(subscriber).size();
+            let to = flow.shard_on(subscriber);
+            publication::create(&session, flow, &own, parents, to, subscribers).await?;
             slot::create(&session, &flow.slot_name).await
         }
     }))
     .await?;
     for flow in flows {
-        let publisher = links.endpoint(
-            Direction::Reverse.publisher(),
-            flow.shard_on(Direction::Reverse.publisher()),
-        )?;
-        let subscriber = Direction::Reverse.subscriber();
+        let publisher = links.endpoint(publisher, flow.shard_on(publisher))?;
         let session = links.session(subscriber, flow.shard_on(subscriber)).await?;
         subscription::create(&session, publisher, flow, binary).await?;
     }

@@ -5,6 +5,7 @@
 //! what is there already is left as it is.
 pub mod cleanup;
 pub mod handoff;
+pub mod join;
 pub mod locked;
 pub mod marker;
 pub mod monitor;

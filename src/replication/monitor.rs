@@ -6,7 +6,6 @@ use futures::join;
 
 use crate::cluster::{ShardNo, Side};
 use crate::error::Result;
-use crate::pg::apply_errors;
 use crate::remote::{Connection, Links};
 use crate::state::flow::{Flow, Observation};
 
@@ -143,13 +142,9 @@ async fn all_subscriptions(links: &Links) -> Result<HashMap<Key, Subscription>> 
     let mut out = HashMap::new();
     for side in [Side::Source, Side::Destination] {
         let sessions = links.sessions(side).await?;
-        let found = try_join_all(sessions.iter().map(|(_, s)| subscriptions(s))).await?;
+        let found = try_join_all(sessions.iter().map(|(_, s)| subscriptions(s, side))).await?;
         for ((shard, _), subscriptions) in sessions.iter().zip(found) {
-            for (name, oid, mut subscription) in subscriptions {
-                // The source's shard is this server.
-                if side == Side::Source {
-                    subscription.last_error = apply_errors::last(oid);
-                }
+            for (name, subscription) in subscriptions {
                 out.insert(key(side, *shard, &name), subscription);
             }
         }
@@ -157,16 +152,23 @@ async fn all_subscriptions(links: &Links) -> Result<HashMap<Key, Subscription>> 
     Ok(out)
 }
 
-async fn subscriptions(session: &Connection) -> Result<Vec<(String, u32, Subscription)>> {
+async fn subscriptions(session: &Connection, side: Side) -> Result<Vec<(String, Subscription)>> {
+    // The extension, which listens to errors, is on the source's shards.
+    let last_error = match side {
+        Side::Source => "CASE WHEN w.pid IS NULL THEN reshard_apply_error(s.oid) END",
+        Side::Destination => "NULL::text",
+    };
     let rows = session
         .query(
-            "SELECT s.subname::text, s.subenabled, w.pid IS NOT NULL, \
-                    coalesce(e.apply_error_count, 0), s.oid \
+            &format!(
+                "SELECT s.subname::text, s.subenabled, w.pid IS NOT NULL, \
+                    coalesce(e.apply_error_count, 0), {last_error} \
                FROM pg_subscription AS s \
                JOIN pg_database AS d ON d.oid = s.subdbid AND d.datname = current_database() \
                LEFT JOIN pg_stat_subscription AS w ON w.subid = s.oid AND w.relid IS NULL \
                LEFT JOIN pg_stat_subscription_stats AS e ON e.subid = s.oid \
-              WHERE s.subname ~ '^reshard_'",
+              WHERE s.subname ~ '^reshard_'"
+            ),
             &[],
         )
         .await?;
@@ -175,12 +177,11 @@ async fn subscriptions(session: &Connection) -> Result<Vec<(String, u32, Subscri
             let get = |e: tokio_postgres::Error| session.error(&e);
             Ok((
                 row.try_get(0).map_err(get)?,
-                row.try_get(4).map_err(get)?,
                 Subscription {
                     enabled: row.try_get(1).map_err(get)?,
                     running: row.try_get(2).map_err(get)?,
                     errors: row.try_get(3).map_err(get)?,
-                    last_error: None,
+                    last_error: row.try_get(4).map_err(get)?,
                 },
             ))
         })

@@ -2,7 +2,7 @@
 //! filters are the subscriber's placement.
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cluster::{Direction, ShardNo};
+use crate::cluster::{Direction, ShardNo, Side};
 use crate::error::{Error, Result};
 use crate::remote::quote::{ident, literal};
 use crate::remote::Connection;
@@ -13,15 +13,32 @@ use crate::state::table::Table;
 /// relation whose hash partitioning is the placement.
 pub type Parents = BTreeMap<i32, String>;
 
+/// Those of each publisher: the names hold the numbers of types, which differ.
+pub type ParentsOf = BTreeMap<ShardNo, Parents>;
+
+/// The row filters of one publisher.
+///
+/// # Errors
+/// XX000 where it has none.
+pub fn of_publisher(parents: &ParentsOf, shard: ShardNo) -> Result<&Parents> {
+    parents
+        .get(&shard)
+        .ok_or_else(|| Error::internal(format!("no placement is known on shard {shard}")))
+}
+
 /// Makes the small hash-partitioned tables that placements refer to, one per
-/// type of key, as part of the extension.
+/// type of key, on a publisher of that side; as part of the extension where it is.
 ///
 /// A row filter may use `satisfies_hash_partition`, since it is a built-in
 /// immutable function, but it asks for a table partitioned by the key's type.
 ///
 /// # Errors
 /// The server's.
-pub async fn placement_parents(session: &Connection, tables: &[Table]) -> Result<Parents> {
+pub async fn placement_parents(
+    session: &Connection,
+    tables: &[Table],
+    side: Side,
+) -> Result<Parents> {
     let mut parents = Parents::new();
     let mut made = BTreeSet::new();
     let keyed: Vec<(&Table, &str)> =
@@ -49,7 +66,7 @@ pub async fn placement_parents(session: &Connection, tables: &[Table]) -> Result
         let collation: Option<String> = row.try_get(3).map_err(get)?;
         let parent = format!("reshard.{}", ident(&name));
         if made.insert(name) {
-            make_parent(session, &parent, &type_name, collation.as_deref()).await?;
+            make_parent(session, &parent, &type_name, collation.as_deref(), side).await?;
         }
         if let Some((table, _)) = keyed.get(number as usize - 1) {
             parents.insert(table.table_id, parent);
@@ -63,16 +80,21 @@ async fn make_parent(
     parent: &str,
     type_name: &str,
     collation: Option<&str>,
+    side: Side,
 ) -> Result<()> {
     let exists: bool = session.value("SELECT to_regclass($1) IS NOT NULL", &[&parent]).await?;
     if exists {
         return Ok(());
     }
+    let belongs = match side {
+        Side::Source => format!("ALTER EXTENSION reshard ADD TABLE {parent};"),
+        Side::Destination => String::new(),
+    };
     session
         .batch(&format!(
             "BEGIN; CREATE TABLE {parent} (key {type_name} {}) PARTITION BY HASH (key); \
              COMMENT ON TABLE {parent} IS 'placement by hash of {}; row filters refer to it'; \
-             ALTER EXTENSION reshard ADD TABLE {parent}; COMMIT",
+             {belongs} COMMIT",
             collation.unwrap_or(""),
             type_name.replace('\'', "''"),
         ))
@@ -207,6 +229,7 @@ mod tests {
             columns: vec!["a".into()],
             column_list: false,
             key_column: key.map(Into::into),
+            source_key: None,
             row_filter: filter.map(Into::into),
             identity: "d".into(),
             identity_index: None,

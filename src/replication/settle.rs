@@ -7,6 +7,7 @@
 //! DELETE fail (`CheckCmdReplicaIdentity` in src/backend/executor/execReplication.c).
 use std::collections::BTreeMap;
 
+use crate::cluster::{Cluster, Side};
 use crate::error::{Error, Kind, Result};
 use crate::remote::quote::{ident, literal};
 use crate::remote::Connection;
@@ -19,16 +20,35 @@ pub const FENCE_TRIGGER: &str = "reshard_fence";
 /// Name of the trigger that writes whole rows; the last one of its kind to fire.
 const DETOAST_TRIGGER: &str = "zzz_reshard_detoast";
 
+/// The cluster that a server belongs to.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// The cluster; the fence names it.
+    pub cluster: &'a Cluster,
+    /// Its part in the migration.
+    pub side: Side,
+}
+
+impl Place<'_> {
+    /// Triggers go with `DROP EXTENSION` where the server has the extension.
+    fn has_extension(self) -> bool {
+        self.side == Side::Source
+    }
+
+    /// Whether each of its shards has a part of the table's rows alone.
+    fn has_parts_of(self, table: &Table) -> bool {
+        self.cluster.size() > 1 && table.key(self.side).is_some()
+    }
+}
+
 /// What is done to one table.
 pub struct Settings<'a> {
-    /// The cluster that the table's server belongs to; the fence names it.
-    pub cluster: &'a str,
+    /// Where its server belongs.
+    pub place: Place<'a>,
     /// Column of the row filter that this server's publications will have.
     pub filter_column: Option<&'a str>,
     /// How to get an identity.
     pub identity: Identity<'a>,
-    /// Triggers go with `DROP EXTENSION` (the server has the extension).
-    pub has_extension: bool,
 }
 
 /// How a table gets its replica identity.
@@ -111,7 +131,7 @@ async fn one(
                  EXECUTE FUNCTION reshard.detoast()"
             ));
             statements.push(format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {DETOAST_TRIGGER}"));
-            if settings.has_extension {
+            if settings.place.has_extension() {
                 statements.push(format!(
                     "ALTER TRIGGER {DETOAST_TRIGGER} ON {name} DEPENDS ON EXTENSION reshard"
                 ));
@@ -119,7 +139,8 @@ async fn one(
         }
     }
     if !facts.fenced {
-        statements.extend(fence_statements(&name, settings.cluster, settings.has_extension));
+        let parts = settings.place.has_parts_of(table);
+        statements.extend(fence_statements(&name, settings.place, parts));
     }
     if !statements.is_empty() {
         locked::batch(session, &name, &statements.join("; ")).await?;
@@ -164,19 +185,21 @@ fn identity_needed(facts: &Facts, table: &Table, settings: &Settings<'_>) -> Res
     }
 }
 
-/// Statements that put the fence on a relation.
-fn fence_statements(name: &str, cluster: &str, has_extension: bool) -> Vec<String> {
+/// Statements that put the fence on a relation. One that each shard has a part of
+/// can't be truncated: the other side would lose the parts of all shards.
+fn fence_statements(name: &str, place: Place<'_>, parts: bool) -> Vec<String> {
+    let parts = if parts { ", 'part'" } else { "" };
     let mut statements = vec![
         format!(
             "CREATE OR REPLACE TRIGGER {FENCE_TRIGGER} \
              BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {name} \
-             FOR EACH STATEMENT EXECUTE FUNCTION reshard.fence({})",
-            literal(cluster)
+             FOR EACH STATEMENT EXECUTE FUNCTION reshard.fence({}{parts})",
+            literal(&place.cluster.name)
         ),
         // Also for sessions with session_replication_role = replica.
         format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {FENCE_TRIGGER}"),
     ];
-    if has_extension {
+    if place.has_extension() {
         statements
             .push(format!("ALTER TRIGGER {FENCE_TRIGGER} ON {name} DEPENDS ON EXTENSION reshard"));
     }
@@ -189,30 +212,30 @@ fn fence_statements(name: &str, cluster: &str, has_extension: bool) -> Vec<Strin
 ///
 /// # Errors
 /// As [`tables`].
-pub async fn fence(
-    session: &Connection,
-    tables: &[Table],
-    cluster: &str,
-    has_extension: bool,
-) -> Result<()> {
+pub async fn fence(session: &Connection, tables: &[Table], place: Place<'_>) -> Result<()> {
+    let parts: Vec<bool> = tables.iter().map(|t| place.has_parts_of(t)).collect();
     let names: Vec<String> = tables.iter().map(Table::qualified).collect();
     let rows = session
         .query(
-            "WITH RECURSIVE relation (oid) AS ( \
-                 SELECT to_regclass(t.name)::oid FROM unnest($1::text[]) AS t (name) \
-                 UNION SELECT i.inhparent FROM relation AS r JOIN pg_inherits AS i ON i.inhrelid = r.oid) \
-             SELECT format('%I.%I', n.nspname, c.relname) \
-               FROM relation AS r JOIN pg_class AS c ON c.oid = r.oid \
+            "WITH RECURSIVE relation (oid, parts) AS ( \
+                 SELECT to_regclass(t.name)::oid, t.parts \
+                   FROM unnest($1::text[], $3::boolean[]) AS t (name, parts) \
+                 UNION SELECT i.inhparent, r.parts \
+                         FROM relation AS r JOIN pg_inherits AS i ON i.inhrelid = r.oid) \
+             SELECT format('%I.%I', n.nspname, c.relname), r.parts \
+               FROM (SELECT oid, bool_or(parts) AS parts FROM relation GROUP BY oid) AS r \
+               JOIN pg_class AS c ON c.oid = r.oid \
                JOIN pg_namespace AS n ON n.oid = c.relnamespace \
               WHERE c.relkind IN ('r', 'p') AND NOT EXISTS (SELECT 1 FROM pg_trigger AS g \
                     WHERE g.tgrelid = c.oid AND g.tgname = $2 AND NOT g.tgisinternal \
                       AND g.tgenabled = 'A')",
-            &[&names, &FENCE_TRIGGER],
+            &[&names, &FENCE_TRIGGER, &parts],
         )
         .await?;
     for row in rows {
-        let name: String = row.try_get(0).map_err(|e| session.error(&e))?;
-        let statements = fence_statements(&name, cluster, has_extension);
+        let get = |e: tokio_postgres::Error| session.error(&e);
+        let name: String = row.try_get(0).map_err(get)?;
+        let statements = fence_statements(&name, place, row.try_get(1).map_err(get)?);
         locked::batch(session, &name, &statements.join("; ")).await?;
     }
     Ok(())

@@ -71,9 +71,12 @@ async fn parts_that_differ(
     source: &Cluster,
     destination: &Cluster,
 ) -> Result<Vec<String>> {
-    let Some(node) = source.shards.first() else { return Ok(Vec::new()) };
+    let node = planned::node(task, source)?;
     let names: Vec<String> = tables.iter().map(Table::qualified).collect();
     let mut wanted = parts(node, &names).await?;
+    let others: Vec<&Endpoint> =
+        source.shards.iter().filter(|other| other.shard != node.shard).collect();
+    let mut out = against(&wanted, &others, &names).await?;
     if task.options.foreign_keys == ForeignKeys::Skip {
         for key in &task.options.unfit_foreign_keys {
             let table = qualified(&key.schema_name, &key.table_name);
@@ -83,13 +86,24 @@ async fn parts_that_differ(
             });
         }
     }
-    let found = try_join_all(destination.shards.iter().map(|shard| parts(shard, &names))).await?;
+    let shards: Vec<&Endpoint> = destination.shards.iter().collect();
+    out.extend(against(&wanted, &shards, &names).await?);
+    Ok(out)
+}
+
+/// How the parts of tables on these servers differ from those that are wanted.
+async fn against(
+    wanted: &BTreeSet<(String, String)>,
+    servers: &[&Endpoint],
+    names: &[String],
+) -> Result<Vec<String>> {
+    let found = try_join_all(servers.iter().map(|server| parts(server, names))).await?;
     let mut out = Vec::new();
-    for (shard, there) in destination.shards.iter().zip(&found) {
+    for (shard, there) in servers.iter().zip(&found) {
         let lacks =
             wanted.difference(there).map(|(t, part)| format!("{shard} lacks: {part} of {t}"));
         let extra =
-            there.difference(&wanted).map(|(t, part)| format!("{shard} has more: {part} of {t}"));
+            there.difference(wanted).map(|(t, part)| format!("{shard} has more: {part} of {t}"));
         out.extend(lacks.chain(extra));
     }
     Ok(out)

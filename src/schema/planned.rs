@@ -18,7 +18,8 @@ use crate::state::task::Task;
 const NAMED_LEFT_OUT: usize = 50;
 
 /// Gives a task its plan: a row per statement and shard of the destination.
-/// Shard 0 of the source is dumped. Nothing happens where there is a plan.
+/// The source shard that is this database is dumped. Nothing happens where there is
+/// a plan.
 ///
 /// # Errors
 /// 55000 where a program is missing, the dump fails or the planner refuses a
@@ -36,12 +37,16 @@ pub async fn plan(task: &Task, source: &Cluster, destination: &Cluster) -> Resul
 /// # Errors
 /// As [`plan`].
 pub async fn of_source(task: &Task, source: &Cluster) -> Result<Plan> {
-    let node = source
-        .shards
-        .first()
-        .ok_or_else(|| Error::internal(format!("cluster \"{}\" has no shard", source.name)))?;
+    let node = node(task, source)?;
     let plan = dump::plan_of(node, &task.options).await?;
     Ok(selection::select(plan, &task.options, needed(task, node).await?.as_ref()))
+}
+
+/// The source shard that a task was started on: its schema counts.
+pub(super) fn node<'c>(task: &Task, source: &'c Cluster) -> Result<&'c Endpoint> {
+    source.shards.get(task.options.node as usize).ok_or_else(|| {
+        Error::internal(format!("cluster \"{}\" has no shard {}", source.name, task.options.node))
+    })
 }
 
 /// What the publication needs, where the task is about that alone.

@@ -73,13 +73,15 @@ impl Stage {
         Self::with_limit(task_id, destination, gucs::MAX_INDEX_BUILDS.get()).await
     }
 
-    /// As [`Stage::open`], while rows are copied: what the copy workers leave of
+    /// As [`Stage::open`], while rows are copied from so many source shards: what the
+    /// copy workers leave of
     /// `reshard.max_shard_sessions`, and one session at least.
     ///
     /// # Errors
     /// As [`Stage::open`].
-    pub async fn open_beside_copy(task_id: i64, destination: &Cluster) -> Result<Self> {
-        let free = gucs::MAX_SHARD_SESSIONS.get() - gucs::copy_workers();
+    pub async fn open_beside_copy(task_id: i64, destination: &Cluster, nodes: u32) -> Result<Self> {
+        let copying = gucs::copy_workers(nodes).saturating_mul(nodes as i32);
+        let free = gucs::MAX_SHARD_SESSIONS.get() - copying;
         Self::with_limit(task_id, destination, free.clamp(1, gucs::MAX_INDEX_BUILDS.get())).await
     }
 

@@ -31,3 +31,15 @@ pub fn token() -> Result<String> {
     )?
     .ok_or_else(|| Error::internal("the current database has no row in pg_database"))
 }
+
+/// A migration of this database that another shard of its cluster coordinates.
+///
+/// # Errors
+/// SPI's.
+pub fn joined() -> Result<Option<String>> {
+    db::text(
+        "SELECT min(pg_catalog.format('task %s, from cluster \"%s\" to \"%s\"', j.task_id, j.source, \
+                j.destination)) FROM reshard.joined_task AS j",
+        &[],
+    )
+}

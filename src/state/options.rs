@@ -65,6 +65,17 @@ pub enum Ddl {
     Allow,
 }
 
+impl Ddl {
+    /// As it stands in state tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Replay => "replay",
+            Self::Allow => "allow",
+        }
+    }
+}
+
 /// A constraint of a table, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Constraint {
@@ -106,6 +117,9 @@ pub struct Options {
     /// Switch traffic as soon as every flow is close.
     #[serde(default)]
     pub auto_cutover: bool,
+    /// Number of the source shard that is this database, as preflight found it.
+    #[serde(default)]
+    pub node: u32,
     /// Base name of an existing slot to start from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slot_name: Option<String>,

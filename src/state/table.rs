@@ -1,6 +1,7 @@
 //! Tables of a migration: every leaf and ordinary table that moves.
 use serde::Deserialize;
 
+use crate::cluster::{ShardNo, Side};
 use crate::error::Result;
 use crate::pg::db::{self, Arg};
 use crate::remote::quote::qualified;
@@ -20,8 +21,11 @@ pub struct Table {
     pub columns: Vec<String>,
     /// The user's publication lists columns.
     pub column_list: bool,
-    /// Sharding key; `None` for an omni table.
+    /// Sharding key of the destination; `None` for an omni table.
     pub key_column: Option<String>,
+    /// Sharding key of a source of several shards; `None` where each of them has
+    /// the table whole, or where there is one.
+    pub source_key: Option<String>,
     /// Row filter of the user's publication.
     pub row_filter: Option<String>,
     /// `pg_class.relreplident` before the migration.
@@ -38,6 +42,20 @@ impl Table {
     /// Quoted, schema-qualified name.
     pub fn qualified(&self) -> String {
         qualified(&self.schema_name, &self.table_name)
+    }
+
+    /// The column that spreads it over the shards of a side.
+    pub fn key(&self, side: Side) -> Option<&str> {
+        match side {
+            Side::Source => self.source_key.as_deref(),
+            Side::Destination => self.key_column.as_deref(),
+        }
+    }
+
+    /// Whether its rows come from this shard of a side; `first` is the one that
+    /// tables come from which each shard has whole.
+    pub fn comes_from(&self, side: Side, shard: ShardNo, first: ShardNo) -> bool {
+        self.key(side).is_some() || shard == first
     }
 
     /// Whether its rows are on all shards.

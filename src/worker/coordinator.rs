@@ -29,15 +29,22 @@ pub struct Shared {
     pub wake: Notify,
     /// Sessions that hold the snapshot of a task's current wave. They outlive a
     /// failed driver, so that a resumed copy goes on where it was.
-    pub snapshots: RefCell<HashMap<i64, Snapshot>>,
+    pub snapshots: RefCell<HashMap<i64, Snapshots>>,
 }
 
-/// An exported snapshot and the session that keeps it.
-pub struct Snapshot {
-    /// The wave that is copied under it.
+/// The exported snapshots of a wave, one of each source shard.
+pub struct Snapshots {
+    /// The wave that is copied under them.
     pub wave: i32,
-    /// The session; the snapshot ends with it.
-    pub session: Connection,
+    /// The sessions that keep them; a snapshot ends with its session.
+    pub sessions: Vec<Connection>,
+}
+
+impl Snapshots {
+    /// Whether one of them is known to be lost, which ends the wave.
+    pub fn is_lost(&self) -> bool {
+        self.sessions.iter().any(Connection::is_closed)
+    }
 }
 
 /// Entry of a coordinator's process; the argument is the database's oid.

@@ -14,7 +14,7 @@ use crate::copy;
 use crate::cutover::fence;
 use crate::error::{Error, Policy, Result};
 use crate::pg::xact::transaction;
-use crate::replication::publication::{self, Parents};
+use crate::replication::publication::{self, Parents, ParentsOf};
 use crate::replication::settle::{self, Identity, Settings};
 use crate::schema;
 use crate::state::table::{self, Table};
@@ -53,7 +53,7 @@ pub async fn run(migration: &Migration, shared: &Rc<Shared>) -> Result<()> {
 async fn rows(
     migration: &Migration,
     shared: &Rc<Shared>,
-    parents: &Parents,
+    parents: &ParentsOf,
     copied: &Cell<bool>,
 ) -> Result<()> {
     let id = migration.id();
@@ -64,7 +64,9 @@ async fn rows(
             return Ok(());
         }
         let current = waves::begin(migration, shared, &tables, parents).await?;
-        match copy::run(id, current).await? {
+        let others = waves::other_nodes(migration, current)?;
+        let is_lost = || waves::is_snapshot_lost(shared, id);
+        match copy::run(id, current, migration.links.node(), &others, is_lost).await? {
             copy::Finished::Copied => {}
             copy::Finished::SnapshotLost => {
                 waves::lose_snapshot(migration, shared, current)?;
@@ -87,7 +89,8 @@ async fn early_keys(migration: &Migration, copied: &Cell<bool>) -> Result<()> {
     }
     let id = migration.id();
     let destination = migration.links.cluster(Side::Destination);
-    let stage = schema::Stage::open_beside_copy(id, destination).await?;
+    let nodes = migration.links.cluster(Side::Source).size();
+    let stage = schema::Stage::open_beside_copy(id, destination, nodes).await?;
     let mut begun = BTreeSet::new();
     let mut flowing = BTreeSet::new();
     let mut building = FuturesUnordered::new();
@@ -148,48 +151,56 @@ async fn watch_slots(migration: &Migration, copied: &Cell<bool>) -> Result<()> {
 ///
 /// # Errors
 /// The servers'.
-pub async fn prepare(migration: &Migration) -> Result<Parents> {
+pub async fn prepare(migration: &Migration) -> Result<ParentsOf> {
     let (id, links) = (migration.id(), &migration.links);
     transaction(|| {
         traffic::ensure(&migration.task.source)?;
         let rules = cluster::rules(&migration.task.destination)?;
-        copy::plan(id, &migration.task.publication, &rules)
+        copy::plan(id, &migration.task.publication, &rules)?;
+        match links.cluster(Side::Source).size() {
+            1 => Ok(()),
+            _ => copy::plan_source_keys(id, &migration.task.source),
+        }
     })?;
     let tables = migration.tables()?;
 
     // The shards first: shut from the start.
     fence::shut_latch(links, Side::Destination).await?;
-    let name = &links.cluster(Side::Destination).name;
+    let place = migration.place(Side::Destination);
     let shards = links.sessions(Side::Destination).await?;
     try_join_all(shards.iter().map(|(_, session)| async {
         settle::tables(session, &tables, |_, _| Settings {
-            cluster: name,
+            place,
             filter_column: None,
             identity: Identity::Leave,
-            has_extension: false,
         })
         .await?;
-        settle::fence(session, &tables, name, false).await
+        settle::fence(session, &tables, place).await
     }))
     .await?;
 
     let filtered = links.cluster(Side::Destination).size() > 1;
-    let name = &links.cluster(Side::Source).name;
-    let mut parents = Parents::new();
-    for (_, session) in links.sessions(Side::Source).await? {
-        settle::tables(&session, &tables, |_, table| Settings {
-            cluster: name,
-            filter_column: table.key_column.as_deref().filter(|_| filtered),
-            identity: Identity::Fit(migration.task.options.replica_identity),
-            has_extension: true,
-        })
-        .await?;
-        settle::fence(&session, &tables, name, true).await?;
-        if filtered {
-            parents = publication::placement_parents(&session, &tables).await?;
+    let place = migration.place(Side::Source);
+    let nodes = links.sessions(Side::Source).await?;
+    let parents = try_join_all(nodes.iter().map(|(node, session)| {
+        let tables = &tables;
+        async move {
+            settle::tables(session, tables, |_, table| Settings {
+                place,
+                filter_column: migration.filter_column(table),
+                identity: Identity::Fit(migration.task.options.replica_identity),
+            })
+            .await?;
+            settle::fence(session, tables, place).await?;
+            let parents = match filtered {
+                true => publication::placement_parents(session, tables, Side::Source).await?,
+                false => Parents::new(),
+            };
+            Ok::<_, Error>((*node, parents))
         }
-    }
-    Ok(parents)
+    }))
+    .await?;
+    Ok(parents.into_iter().collect())
 }
 
 /// Phase `schema_post`: keys, indexes and the rest, or what replication needs of

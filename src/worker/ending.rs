@@ -2,9 +2,10 @@
 use std::rc::Rc;
 
 use crate::cluster::{Direction, Side};
+use crate::copy;
 use crate::error::{Context, Error, Result};
 use crate::pg::xact::transaction;
-use crate::replication::{cleanup, settle};
+use crate::replication::{cleanup, join, settle};
 use crate::schema;
 use crate::state::event;
 use crate::state::flow;
@@ -98,21 +99,37 @@ async fn empty_tables(migration: &Migration) -> Result<()> {
     Ok(())
 }
 
-/// Removes flows, triggers and identities. The source goes first where a shard
-/// can't be reached: a slot left there would keep WAL until the disk is full.
+/// Removes flows, triggers and identities. Those shards of the source that can be
+/// reached go first where another one can't: a slot left there would keep WAL until the disk is full.
 async fn clean(migration: &Migration, completed: bool) -> Result<()> {
     let links = &migration.links;
     let prefix = migration.prefix();
     let tables = migration.tables()?;
+    let mut nodes = Vec::new();
+    let mut unreachable = None;
+    for shard in links.cluster(Side::Source).numbers() {
+        match links.session(Side::Source, shard).await {
+            Ok(session) => nodes.push(session),
+            Err(error) => unreachable = unreachable.or(Some(error)),
+        }
+    }
+    for session in &nodes {
+        copy::end_backends(session).await?;
+    }
     let removed = cleanup::remove_flows(links, &prefix).await;
-    for (_, session) in links.sessions(Side::Source).await? {
+    for session in nodes {
         if removed.is_err() {
             cleanup::remove_from(&session, &prefix).await?;
         }
         settle::restore(&session, &tables, completed).await?;
         cleanup::drop_placements(&session).await?;
+        join::leave(&session, &migration.token, migration.id()).await?;
     }
-    removed.context("could not clean up on every server")?;
+    match unreachable {
+        Some(error) => Err(error),
+        None => removed,
+    }
+    .context("could not clean up on every server")?;
     for (_, session) in links.sessions(Side::Destination).await? {
         settle::restore(&session, &tables, false).await?;
         if completed {

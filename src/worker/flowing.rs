@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
 
-use crate::cluster::{Direction, ShardNo, Side};
+use crate::cluster::{Direction, Side};
 use crate::cutover::fence;
 use crate::cutover::switch::Extent;
 use crate::error::{Error, Result};
@@ -96,20 +96,22 @@ async fn begin_replication(migration: &Migration) -> Result<()> {
     transaction(|| {
         table::assign_wave(migration.id(), &tables, 1)?;
         table::set_status(migration.id(), "pending", "ready")?;
-        wave::begin(migration.id(), 1)?;
+        wave::begin(migration.id(), 1, migration.links.cluster(Side::Source).numbers())?;
         flow::insert(&flows)
     })?;
     waves::publish(migration, &flows, &tables, &parents).await?;
-    let session = migration.links.session(Side::Source, ShardNo(0)).await?;
-    let Some((first, others)) = flows.split_first() else {
-        return Err(Error::internal("a migration has no flow"));
-    };
-    match &migration.task.options.slot_name {
-        Some(existing) => slot::copy(&session, existing, &first.slot_name).await?,
-        None => slot::create(&session, &first.slot_name).await?,
-    }
-    for other in others {
-        slot::copy(&session, &first.slot_name, &other.slot_name).await?;
+    for (node, session) in migration.links.sessions(Side::Source).await? {
+        let mut own = flows.iter().filter(|f| f.shard_on(Side::Source) == node);
+        let Some(first) = own.next() else {
+            return Err(Error::internal("a source shard has no flow"));
+        };
+        match &migration.task.options.slot_name {
+            Some(existing) => slot::copy(&session, existing, &first.slot_name).await?,
+            None => slot::create(&session, &first.slot_name).await?,
+        }
+        for other in own {
+            slot::copy(&session, &first.slot_name, &other.slot_name).await?;
+        }
     }
     Ok(())
 }
@@ -119,26 +121,25 @@ async fn begin_replication(migration: &Migration) -> Result<()> {
 /// its own UPDATE and DELETE must go through when it publishes.
 async fn settle_shards(migration: &Migration, tables: &[Table]) -> Result<()> {
     let links = &migration.links;
-    let node = links.session(Side::Source, ShardNo(0)).await?;
-    let filtered = links.cluster(Side::Destination).size() > 1;
+    let node = links.session(Side::Source, links.node()).await?;
     let indexes = settle::tables(&node, tables, |_, table| Settings {
-        cluster: &links.cluster(Side::Source).name,
-        filter_column: table.key_column.as_deref().filter(|_| filtered),
+        place: migration.place(Side::Source),
+        filter_column: migration.filter_column(table),
         identity: Identity::Fit(migration.task.options.replica_identity),
-        has_extension: true,
     })
     .await?;
-    let name = &links.cluster(Side::Destination).name;
+    let place = migration.place(Side::Destination);
+    let several = links.cluster(Side::Source).size() > 1;
     let shards = links.sessions(Side::Destination).await?;
     try_join_all(shards.iter().map(|(_, session)| {
-        settle::tables(session, tables, |i, _| Settings {
-            cluster: name,
-            filter_column: None,
+        settle::tables(session, tables, |i, table| Settings {
+            place,
+            // The way back goes to several shards as well.
+            filter_column: table.source_key.as_deref().filter(|_| several),
             identity: match indexes.get(i) {
                 Some(Some(index)) => Identity::Index(index),
                 _ => Identity::Fit(ReplicaIdentity::Auto),
             },
-            has_extension: false,
         })
     }))
     .await?;
@@ -274,10 +275,11 @@ pub async fn watch(migration: &Migration) -> Result<()> {
         ensure_child(migration, live)?;
         flag::load(&migration.task.source)
     })?;
-    // Poolers find the flag on the shards too, from the beginning.
+    // Poolers find the flag everywhere, from the beginning.
     let (links, name) = (&migration.links, &migration.task.source);
-    fence::write_flag(links, Side::Destination, name, &traffic.active_cluster, traffic.epoch)
-        .await?;
+    for side in [Side::Source, Side::Destination] {
+        fence::write_flag(links, side, name, &traffic.active_cluster, traffic.epoch).await?;
+    }
     set_live(migration, live.opposite(), false).await?;
     set_live(migration, live, true).await?;
     let auto = migration.task.options.auto_cutover && migration.task.phase == Phase::Replicating;

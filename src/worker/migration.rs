@@ -3,6 +3,8 @@ use crate::cluster::{Direction, ShardNo, Side};
 use crate::error::Result;
 use crate::pg::xact::transaction;
 use crate::remote::Links;
+use crate::replication::join;
+use crate::replication::settle::Place;
 use crate::state::flow::{self, Flow};
 use crate::state::table::{self, Table};
 use crate::state::task::Task;
@@ -27,7 +29,8 @@ impl Migration {
         let (source, destination, token) = transaction(|| {
             Ok((cluster::load(&task.source)?, cluster::load(&task.destination)?, state::token()?))
         })?;
-        Ok(Self { task, links: Links::new(source, destination), token })
+        let node = ShardNo(task.options.node);
+        Ok(Self { task, links: Links::new(source, destination, node), token })
     }
 
     /// Its number.
@@ -54,6 +57,40 @@ impl Migration {
     /// SPI's.
     pub fn flows(&self, direction: Direction) -> Result<Vec<Flow>> {
         transaction(|| flow::load_direction(self.id(), direction))
+    }
+
+    /// The cluster of a side.
+    pub fn place(&self, side: Side) -> Place<'_> {
+        Place { cluster: self.links.cluster(side), side }
+    }
+
+    /// The column that row filters of either direction look at; both clusters of
+    /// several shards have the same sharding key.
+    pub fn filter_column<'t>(&self, table: &'t Table) -> Option<&'t str> {
+        [Side::Destination, Side::Source]
+            .into_iter()
+            .filter(|side| self.links.cluster(*side).size() > 1)
+            .find_map(|side| table.key(side))
+    }
+
+    /// Tells the other source shards of the migration. Repeatable.
+    ///
+    /// # Errors
+    /// As [`join::join`].
+    pub async fn join_nodes(&self) -> Result<()> {
+        let joined = join::Joined {
+            token: &self.token,
+            task_id: self.id(),
+            kind: self.task.kind.as_str(),
+            source: &self.task.source,
+            destination: &self.task.destination,
+            publication: &self.task.publication,
+            ddl: self.task.options.ddl.as_str(),
+        };
+        for (shard, session) in self.links.other_nodes().await? {
+            join::join(&session, shard, &joined).await?;
+        }
+        Ok(())
     }
 
     /// The flows of one direction and wave, between all shards.

@@ -26,6 +26,9 @@ pub async fn run(task: Task, shared: &Rc<Shared>) -> Result<()> {
     }
     let phase = task.phase;
     let migration = Migration::load(task)?;
+    if matches!(phase, Phase::SchemaPre | Phase::Copy | Phase::CatchUp) {
+        migration.join_nodes().await?;
+    }
     let next = match phase {
         Phase::SchemaPre => {
             transaction(|| flag::ensure(&migration.task.source))?;

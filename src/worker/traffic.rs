@@ -96,6 +96,9 @@ async fn run(migration: &Migration, direction: Direction, extent: Extent) -> Res
     }
     fence_all(migration, &tables).await?;
     let policy = migration.task.options.sequences;
+    if direction == Direction::Reverse && migration.links.cluster(Side::Source).size() > 1 {
+        Sequences::spread_source(&migration.links, &tables, policy).await?;
+    }
     let sequences = Sequences::load(&migration.links, &tables, policy).await?;
     let flows = migration.flows(direction)?;
     let opposite = migration.flows(direction.opposite())?;
@@ -123,9 +126,9 @@ async fn run(migration: &Migration, direction: Direction, extent: Extent) -> Res
 /// Puts the fence back where somebody took it off, or disabled it.
 async fn fence_all(migration: &Migration, tables: &[Table]) -> Result<()> {
     for side in [Side::Source, Side::Destination] {
-        let name = &migration.links.cluster(side).name;
+        let place = migration.place(side);
         for (_, session) in migration.links.sessions(side).await? {
-            settle::fence(&session, tables, name, side == Side::Source).await?;
+            settle::fence(&session, tables, place).await?;
         }
     }
     Ok(())

@@ -1,21 +1,23 @@
-//! Waves: tables that are copied under one snapshot, into one set of slots. There
-//! is one, unless `reshard.wave_size` asks for more, or a snapshot was lost or a
+//! Waves: tables that are copied under one snapshot of each source shard, into one set
+//! of slots. There is one, unless `reshard.wave_size` asks for more, or a snapshot was lost or a
 //! table rewritten in the middle of the copy.
 use std::collections::BTreeSet;
 use std::rc::Rc;
+
+use futures::future::try_join_all;
 
 use crate::cluster::{Direction, ShardNo, Side};
 use crate::copy;
 use crate::error::{Error, Result};
 use crate::pg::xact::transaction;
 use crate::remote::{connect, Connection, Purpose};
-use crate::replication::publication::{self, Parents};
+use crate::replication::publication::{self, ParentsOf};
 use crate::replication::{cleanup, slot};
 use crate::state::event::{self, Severity};
 use crate::state::flow::{self, Flow};
 use crate::state::table::{self, Table};
 use crate::state::{task, wave};
-use crate::worker::coordinator::{Shared, Snapshot};
+use crate::worker::coordinator::{Shared, Snapshots};
 use crate::worker::migration::Migration;
 
 /// Waves that may be given up before a copy fails: each one means that a snapshot
@@ -30,17 +32,23 @@ pub async fn begin(
     migration: &Migration,
     shared: &Rc<Shared>,
     tables: &[Table],
-    parents: &Parents,
+    parents: &ParentsOf,
 ) -> Result<i32> {
     let id = migration.id();
+    // None of an earlier run may send rows any more.
+    for (_, session) in migration.links.other_nodes().await? {
+        copy::end_backends(&session).await?;
+    }
     let latest = transaction(|| wave::latest(id))?;
     let number = latest.as_ref().map_or(1, |w| w.wave + 1);
     if let Some(latest) = &latest {
         if is_open(tables, latest.wave) {
-            let snapshots = shared.snapshots.borrow();
-            let held =
-                snapshots.get(&id).is_some_and(|s| s.wave == latest.wave && !s.session.is_closed());
-            if held && latest.snapshot.is_some() {
+            let held = shared
+                .snapshots
+                .borrow()
+                .get(&id)
+                .is_some_and(|s| s.wave == latest.wave && !s.is_lost());
+            if held && latest.has_snapshots {
                 // Whatever stopped these parts, somebody wants them to be tried again.
                 transaction(|| copy::reopen_failed(id))?;
                 return Ok(latest.wave);
@@ -55,13 +63,13 @@ pub async fn begin(
     let chosen: Vec<Table> = copy::next_wave(tables.into_iter().filter(|t| !t.is_copied()));
     let flows = migration.make_flows(Direction::Forward, number);
     transaction(|| {
-        wave::begin(id, number)?;
+        wave::begin(id, number, migration.links.cluster(Side::Source).numbers())?;
         table::assign_wave(id, &chosen, number)?;
         flow::insert(&flows)
     })?;
     publish(migration, &flows, &chosen, parents).await?;
-    take_snapshot(migration, shared, number, &flows).await?;
-    transaction(|| copy::plan_parts(id, number))?;
+    take_snapshots(migration, shared, number, &flows).await?;
+    plan_parts(migration, number).await?;
     Ok(number)
 }
 
@@ -86,42 +94,109 @@ pub async fn publish(
     migration: &Migration,
     flows: &[Flow],
     tables: &[Table],
-    parents: &Parents,
+    parents: &ParentsOf,
 ) -> Result<()> {
     let subscribers = migration.links.cluster(Side::Destination).size();
     for flow in flows {
-        let session = migration.links.session(Side::Source, flow.shard_on(Side::Source)).await?;
+        let node = flow.shard_on(Side::Source);
+        let session = migration.links.session(Side::Source, node).await?;
         let subscriber = flow.shard_on(Side::Destination);
-        publication::create(&session, flow, tables, parents, subscriber, subscribers).await?;
+        let own: Vec<Table> = tables
+            .iter()
+            .filter(|t| t.comes_from(Side::Source, node, migration.links.node()))
+            .cloned()
+            .collect();
+        let parents = publication::of_publisher(parents, node)?;
+        publication::create(&session, flow, &own, parents, subscriber, subscribers).await?;
     }
     Ok(())
 }
 
-/// The first slot with its snapshot, then copies of it for the other shards.
-async fn take_snapshot(
+/// On each source shard the first slot with its snapshot, then copies of it for the
+/// other shards of the destination.
+async fn take_snapshots(
     migration: &Migration,
     shared: &Rc<Shared>,
     number: i32,
     flows: &[Flow],
 ) -> Result<()> {
     let id = migration.id();
-    let Some((first, others)) = flows.split_first() else {
+    let nodes = migration.links.cluster(Side::Source).numbers();
+    let sessions =
+        try_join_all(nodes.map(|node| take_snapshot(migration, number, node, flows))).await?;
+    transaction(|| task::note_error(id, None))?;
+    shared.snapshots.borrow_mut().insert(id, Snapshots { wave: number, sessions });
+    Ok(())
+}
+
+/// The slots of one source shard; returns the session that keeps its snapshot.
+async fn take_snapshot(
+    migration: &Migration,
+    number: i32,
+    node: ShardNo,
+    flows: &[Flow],
+) -> Result<Connection> {
+    let id = migration.id();
+    let mut own = flows.iter().filter(|f| f.shard_on(Side::Source) == node);
+    let Some(first) = own.next() else {
         return Err(Error::internal("a wave has no flow"));
     };
-    let endpoint = migration.links.endpoint(Side::Source, ShardNo(first.source_shard))?;
-    let control = migration.links.session(Side::Source, ShardNo(first.source_shard)).await?;
+    let endpoint = migration.links.endpoint(Side::Source, node)?;
+    let control = migration.links.session(Side::Source, node).await?;
     let blocked = |who: &str| note_blocked(id, who);
     let exported =
         slot::create_with_snapshot(endpoint, &control, &first.slot_name, blocked).await?;
-    for other in others {
+    for other in own {
         slot::copy(&control, &first.slot_name, &other.slot_name).await?;
     }
-    transaction(|| {
-        wave::set_snapshot(id, number, &exported.snapshot, &exported.lsn)?;
-        task::note_error(id, None)
-    })?;
-    shared.snapshots.borrow_mut().insert(id, Snapshot { wave: number, session: exported.session });
-    Ok(())
+    transaction(|| wave::set_snapshot(id, number, node, &exported.snapshot, &exported.lsn))?;
+    Ok(exported.session)
+}
+
+/// Measures the wave's tables where their rows come from, and cuts them into parts.
+async fn plan_parts(migration: &Migration, number: i32) -> Result<()> {
+    let links = &migration.links;
+    let tables = migration.tables()?;
+    let nodes = links.sessions(Side::Source).await?;
+    let measured = try_join_all(nodes.iter().map(|(node, session)| {
+        let own: Vec<&Table> = tables
+            .iter()
+            .filter(|t| t.wave == Some(number) && t.comes_from(Side::Source, *node, links.node()))
+            .collect();
+        async move { copy::measure(session, *node, &own).await }
+    }))
+    .await?
+    .concat();
+    let size = links.cluster(Side::Source).size();
+    transaction(|| copy::plan_parts(migration.id(), number, size, &measured))
+}
+
+/// The other source shards, with the snapshots that parts of a wave are copied under.
+///
+/// # Errors
+/// Those of the state tables.
+pub fn other_nodes(migration: &Migration, number: i32) -> Result<Vec<copy::Node>> {
+    let links = &migration.links;
+    let mut nodes = Vec::new();
+    for endpoint in &links.cluster(Side::Source).shards {
+        let shard = ShardNo(endpoint.shard);
+        let snapshot = transaction(|| wave::snapshot(migration.id(), number, shard))?;
+        if let Some(snapshot) = snapshot.filter(|_| shard != links.node()) {
+            nodes.push(copy::Node {
+                shard,
+                endpoint: endpoint.clone(),
+                snapshot,
+                destination: links.cluster(Side::Destination).clone(),
+                token: migration.token.clone(),
+            });
+        }
+    }
+    Ok(nodes)
+}
+
+/// Whether a session that keeps a snapshot of the current wave has ended.
+pub fn is_snapshot_lost(shared: &Rc<Shared>, id: i64) -> bool {
+    shared.snapshots.borrow().get(&id).is_none_or(Snapshots::is_lost)
 }
 
 /// Says on the task what the snapshot waits for.

@@ -20,6 +20,8 @@ pub const PASSWORD: &str = "Zx9-never-shown-4711";
 pub struct RigOptions {
     /// Number of shards.
     pub shards: usize,
+    /// Number of shards that the source cluster has.
+    pub sources: usize,
     /// Settings of the source beside the usual ones.
     pub source_settings: Vec<(String, String)>,
     /// Settings of each shard beside the usual ones.
@@ -35,11 +37,17 @@ impl RigOptions {
     pub fn new(shards: usize) -> Self {
         RigOptions {
             shards,
+            sources: 1,
             source_settings: Vec::new(),
             shard_settings: Vec::new(),
             preload: true,
             turns: true,
         }
+    }
+
+    /// A source of several shards, each with the library preloaded.
+    pub fn several(sources: usize, shards: usize) -> Self {
+        RigOptions { sources, ..RigOptions::new(shards) }
     }
 
     /// Plain PostgreSQL everywhere.
@@ -64,8 +72,11 @@ impl RigOptions {
 /// order: the servers end before their folder goes.
 #[derive(Debug)]
 pub struct Rig {
-    /// The server that data is moved from; the extension lives here.
+    /// The server that data is moved from, and that migrations are started on: the
+    /// last shard of the source cluster.
     pub source: Server,
+    /// The other shards of the source cluster, by number.
+    pub nodes: Vec<Server>,
     /// The servers that data is moved to, by shard number.
     pub shards: Vec<Server>,
     scratch: Scratch,
@@ -102,13 +113,17 @@ impl Rig {
             source_options.settings.insert(0, preload);
         }
         let shard_options = ServerOptions { settings: options.shard_settings.clone() };
+        let others = options.sources.saturating_sub(1);
         let mut plan = vec![("source".to_owned(), &source_options)];
+        plan.extend((0..others).map(|number| (format!("node{number}"), &source_options)));
         plan.extend((0..options.shards).map(|number| (format!("shard{number}"), &shard_options)));
         let mut servers = create_all(&plan, scratch.path(), account, &installation)?;
         let source = servers.remove(0);
+        let shards = servers.split_off(others);
         Ok(Rig {
             source,
-            shards: servers,
+            nodes: servers,
+            shards,
             scratch,
             account,
             installation,
@@ -117,9 +132,14 @@ impl Rig {
         })
     }
 
-    /// The source, then the shards.
+    /// The shards of the source cluster, by number.
+    pub fn sources(&self) -> Vec<&Server> {
+        self.nodes.iter().chain([&self.source]).collect()
+    }
+
+    /// The source, its other shards, then the shards.
     pub fn servers(&self) -> impl Iterator<Item = &Server> {
-        std::iter::once(&self.source).chain(&self.shards)
+        std::iter::once(&self.source).chain(&self.nodes).chain(&self.shards)
     }
 
     /// Starts one more server, set up as the shards are, in the rig's folder. Blocks.

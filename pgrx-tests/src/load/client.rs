@@ -37,6 +37,9 @@ enum Attempt {
     Failed(Error),
 }
 
+/// A shard of either cluster.
+type Target = (Active, usize);
+
 pub(super) struct Client {
     number: u32,
     follows: bool,
@@ -49,8 +52,8 @@ pub(super) struct Client {
     planner: Planner,
     /// Since when the fence has refused every attempt.
     refused_since: Option<Instant>,
-    /// By shard number; the source is `None`.
-    sessions: HashMap<Option<usize>, Session>,
+    /// By cluster and shard number.
+    sessions: HashMap<Target, Session>,
     outcome: ClientOutcome,
 }
 
@@ -120,12 +123,14 @@ impl Client {
     }
 
     async fn one_transaction(&mut self, active: Active) {
-        let shards = (active == Active::Shards).then_some(self.endpoints.shards.len() as u64);
+        // All of a transaction lies on one shard, where there are several.
+        let count = self.shards_of(active).len() as u64;
+        let shards = (active == Active::Shards || count > 1).then_some(count);
         let transaction = self.planner.next(&self.outcome.state, shards);
         if transaction.statements.is_empty() {
             return;
         }
-        let target = shards.map(|count| shard_of(transaction.tenant, count));
+        let target = self.target(active, transaction.tenant);
         let epoch = self.flag.borrow().epoch;
         match self.attempt(target, &transaction).await {
             Attempt::Committed(returned) => self.acknowledge(active, &transaction, &returned),
@@ -160,8 +165,7 @@ impl Client {
     /// Reads rows of one tenant where they are.
     async fn read(&mut self, active: Active) {
         let tenant = self.planner.tenant();
-        let shards = self.endpoints.shards.len() as u64;
-        let target = (active == Active::Shards).then(|| shard_of(tenant, shards));
+        let target = self.target(active, tenant);
         let sql = format!("SELECT count(*), max(stamp) FROM orders WHERE tenant_id = {tenant}");
         let read = match self.session(target).await {
             Ok(session) => session.rows(&sql).await.map(drop),
@@ -208,7 +212,7 @@ impl Client {
         }
     }
 
-    async fn attempt(&mut self, target: Option<usize>, transaction: &Transaction) -> Attempt {
+    async fn attempt(&mut self, target: Target, transaction: &Transaction) -> Attempt {
         let pause = Duration::from_millis(self.planner.random().below(20));
         let session = match self.session(target).await {
             Ok(session) => session,
@@ -246,7 +250,7 @@ impl Client {
         }
     }
 
-    async fn refused_or_failed(&mut self, target: Option<usize>, error: Error) -> Attempt {
+    async fn refused_or_failed(&mut self, target: Target, error: Error) -> Attempt {
         if error.sqlstate() != Some(FENCED) {
             return Attempt::Failed(error);
         }
@@ -260,15 +264,24 @@ impl Client {
         Attempt::Fenced
     }
 
-    async fn session(&mut self, target: Option<usize>) -> Result<&Session> {
-        let endpoint: &Endpoint = match target {
-            None => &self.endpoints.source,
-            Some(shard) => self
-                .endpoints
-                .shards
-                .get(shard)
-                .ok_or_else(|| Error::Unexpected(format!("there is no shard {shard}")))?,
-        };
+    fn shards_of(&self, active: Active) -> &[Endpoint] {
+        match active {
+            Active::Source => &self.endpoints.sources,
+            Active::Shards => &self.endpoints.shards,
+        }
+    }
+
+    /// Where a tenant's rows are.
+    fn target(&self, active: Active, tenant: i64) -> Target {
+        (active, shard_of(tenant, self.shards_of(active).len() as u64))
+    }
+
+    async fn session(&mut self, target: Target) -> Result<&Session> {
+        let endpoint = self
+            .shards_of(target.0)
+            .get(target.1)
+            .cloned()
+            .ok_or_else(|| Error::Unexpected(format!("there is no shard {target:?}")))?;
         let name = format!("client {}", self.number);
         match self.sessions.entry(target) {
             std::collections::hash_map::Entry::Occupied(open) if !open.get().is_closed() => {
@@ -293,8 +306,7 @@ impl Client {
                 Some(active) => active,
                 None => ran_on,
             };
-            let shards = self.endpoints.shards.len() as u64;
-            let target = (active == Active::Shards).then(|| shard_of(transaction.tenant, shards));
+            let target = self.target(active, transaction.tenant);
             let found = match self.session(target).await {
                 Ok(session) => fate(session, transaction).await,
                 Err(error) => Err(error),

@@ -13,7 +13,7 @@ use crate::session::Session;
 const INTERVAL: Duration = Duration::from_millis(10);
 
 /// Who takes writes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Active {
     /// The source.
     Source,

@@ -67,7 +67,10 @@ impl Endpoint {
 /// All servers of a rig.
 #[derive(Debug, Clone)]
 pub(super) struct Endpoints {
+    /// Where the flag is.
     pub(super) source: Endpoint,
+    /// The shards of the source cluster.
+    pub(super) sources: Vec<Endpoint>,
     pub(super) shards: Vec<Endpoint>,
 }
 
@@ -90,6 +93,7 @@ impl Load {
     pub fn start(rig: &Rig, options: &LoadOptions) -> Load {
         let endpoints = Endpoints {
             source: Endpoint::of(&rig.source),
+            sources: rig.sources().into_iter().map(Endpoint::of).collect(),
             shards: rig.shards.iter().map(Endpoint::of).collect(),
         };
         let (stop, stopped) = watch::channel(false);

@@ -33,7 +33,7 @@ SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.rel
 WHERE c.relkind = 'r' AND c.relpersistence = 'p'
   AND n.nspname NOT IN ('reshard', 'pg_catalog', 'information_schema') ORDER BY 1, 2";
 
-/// Compares each table of the source with the union of the shards: rows as
+/// Compares each table of the source, the union of its shards, with that of the shards: rows as
 /// text, duplicates counted. A table without column `key` must be equal on every
 /// shard; in the others each row must lie where `PARTITION BY HASH` puts its key.
 pub async fn compare(rig: &Rig, key: &str) -> Result<Vec<Difference>> {
@@ -42,6 +42,10 @@ pub async fn compare(rig: &Rig, key: &str) -> Result<Vec<Difference>> {
     for shard in &rig.shards {
         shards.push(shard.connect().await?);
     }
+    let mut nodes = Vec::new();
+    for node in &rig.nodes {
+        nodes.push(node.connect().await?);
+    }
     let mut differences = Vec::new();
     for row in source.rows(USER_TABLES).await? {
         let name: Vec<String> = row.into_iter().flatten().collect();
@@ -49,8 +53,20 @@ pub async fn compare(rig: &Rig, key: &str) -> Result<Vec<Difference>> {
             continue;
         };
         let full = format!("{}.{}", identifier(schema), identifier(table));
-        let expected = rows_of(&source, &full).await?;
         let key_type = key_type(&source, &full, key).await?;
+        let mut expected = rows_of(&source, &full).await?;
+        for node in &nodes {
+            let there = rows_of(node, &full).await?;
+            match key_type {
+                Some(_) => {
+                    there.into_iter().for_each(|(row, n)| *expected.entry(row).or_default() += n)
+                }
+                None => differences.extend(difference(&expected, &there).map(|what| Difference {
+                    table: full.clone(),
+                    what: format!("on another node: {what}"),
+                })),
+            }
+        }
         let found = one_table(&shards, &full, key, key_type.as_deref(), &expected).await?;
         differences.extend(found.into_iter().map(|what| Difference { table: full.clone(), what }));
     }

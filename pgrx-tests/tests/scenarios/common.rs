@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reshard_scenarios::load::{schema, Active, Outcome};
-use reshard_scenarios::migration::declare;
+use reshard_scenarios::migration::{declare, declare_several};
 use reshard_scenarios::oracle::{check_record, compare_when_quiet};
 use reshard_scenarios::{scenario, Error, Result, Rig, RigOptions, Server, Stop};
 
@@ -61,6 +61,35 @@ pub async fn application(rig: &Rig, size: u64) -> Result<()> {
     declare(rig, KEY).await
 }
 
+/// The application on a source of several shards, each with its part of the rows and
+/// its own numbers of the sequence, and all declared.
+pub async fn application_of_several(rig: &Rig, size: u64) -> Result<()> {
+    let sources = rig.sources();
+    for (number, source) in sources.iter().enumerate() {
+        let session = source.connect().await?;
+        schema::create(&session).await?;
+        schema::seed(&session, size).await?;
+        let count = sources.len();
+        session.execute("CREATE TABLE pg_temp.placement (k bigint) PARTITION BY HASH (k)").await?;
+        for table in ["accounts", "orders", "events", "notes", "docs", "tickets", "journal"] {
+            session
+                .execute(&format!(
+                    "DELETE FROM {table} WHERE NOT satisfies_hash_partition(
+                         'pg_temp.placement'::regclass, {count}, {number}, {KEY})"
+                ))
+                .await?;
+        }
+        session
+            .execute(&format!(
+                "DROP TABLE pg_temp.placement;
+                 ALTER SEQUENCE tickets_id_seq INCREMENT BY {count} RESTART {}",
+                size as usize + number
+            ))
+            .await?;
+    }
+    declare_several(rig, KEY).await
+}
+
 /// Restarts a server without holding up the runtime.
 pub fn restart(server: &Server, how: Stop) -> Result<()> {
     tokio::task::block_in_place(|| server.restart(how))
@@ -75,7 +104,7 @@ pub async fn check_outcome(rig: &Rig, outcome: &Outcome) -> Result<()> {
         return Err(Error::Unexpected(format!("{} statements failed: {shown:#?}", failed.len())));
     }
     let servers: Vec<&Server> = match outcome.active {
-        Active::Source => vec![&rig.source],
+        Active::Source => rig.sources(),
         Active::Shards => rig.shards.iter().collect(),
     };
     let rows = check_record(&servers, outcome).await?.into_result()?;

@@ -11,6 +11,7 @@ mod faults;
 mod harness;
 mod load;
 mod mistakes;
+mod nodes;
 mod pooler;
 mod preflight;
 mod restarts;

@@ -1,0 +1,374 @@
+//! Checks of a source of several shards: what one migration needs to be the same on
+//! all of them, and what is not supported there.
+use std::collections::BTreeSet;
+
+use futures::future::try_join_all;
+use serde::Deserialize;
+
+use crate::cluster::{ShardNo, Side};
+use crate::error::{Error, Kind, Result};
+use crate::preflight::facts::{Content, Facts};
+use crate::preflight::finding::Finding;
+use crate::preflight::Verb;
+use crate::remote::quote::qualified;
+use crate::remote::{Connection, Endpoint};
+use crate::state::options::{Ddl, SequencePolicy};
+
+/// How often copies of an omni table are compared before they count as different:
+/// somebody may be writing to all of them just then.
+const LOOKS: usize = 3;
+/// Differences that a finding shows.
+const SHOWN: usize = 5;
+
+/// What a shard of the source says about what has to be the same.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct NodeFacts {
+    /// Version of the extension there.
+    extension: Option<String>,
+    published: BTreeSet<String>,
+    identities: BTreeSet<String>,
+    sequences: BTreeSet<String>,
+    /// Parts of the tables: columns, constraints, indexes, triggers.
+    #[serde(skip)]
+    parts: BTreeSet<String>,
+    /// A migration that another shard of the source coordinates there.
+    #[serde(skip)]
+    joined: Option<String>,
+}
+
+/// A published table and the column that spreads it over the source.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Spread {
+    schema_name: String,
+    table_name: String,
+    key: Option<String>,
+    /// Key of the destination.
+    #[serde(skip)]
+    wanted: Option<String>,
+}
+
+/// What is known of a source of several shards.
+#[derive(Debug, Default)]
+pub struct Nodes {
+    /// This database, and each other shard.
+    here: NodeFacts,
+    others: Vec<(Endpoint, NodeFacts)>,
+    tables: Vec<Spread>,
+    /// Omni tables whose copies differ, with the shard.
+    unequal: Vec<(Endpoint, String)>,
+}
+
+/// Asks all shards of the source.
+///
+/// # Errors
+/// The servers'.
+pub async fn gather(
+    facts: &Facts<'_>,
+    content: &Content,
+    here: &Connection,
+    others: &[(Endpoint, Connection)],
+) -> Result<Nodes> {
+    let names: Vec<String> =
+        content.tables.iter().map(|t| qualified(&t.schema_name, &t.table_name)).collect();
+    let mut nodes = Nodes { here: of(here, facts.publication, &names).await?, ..Nodes::default() };
+    nodes.others = try_join_all(others.iter().map(|(endpoint, session)| {
+        let names = &names;
+        async move {
+            let known = of(session, facts.publication, names).await?;
+            Ok::<_, Error>((endpoint.clone(), known))
+        }
+    }))
+    .await?;
+    for table in content.tables.iter().filter(|t| t.leaf) {
+        let key: Option<String> = here
+            .value(
+                "SELECT reshard.sharding_key_of($1::bigint::oid, $2)::text",
+                &[&table.oid, &facts.source.name],
+            )
+            .await?;
+        nodes.tables.push(Spread {
+            schema_name: table.schema_name.clone(),
+            table_name: table.table_name.clone(),
+            key,
+            wanted: table.key.clone(),
+        });
+    }
+    for table in nodes.tables.iter().filter(|t| t.key.is_none()) {
+        let name = qualified(&table.schema_name, &table.table_name);
+        for (endpoint, session) in others {
+            if differ(here, session, &name).await? {
+                nodes.unequal.push((endpoint.clone(), name.clone()));
+            }
+        }
+    }
+    Ok(nodes)
+}
+
+async fn of(session: &Connection, publication: &str, names: &[String]) -> Result<NodeFacts> {
+    let text: String = session.value(include_str!("nodes.sql"), &[&publication]).await?;
+    let mut facts: NodeFacts = serde_json::from_str(&text)?;
+    let get = |e: tokio_postgres::Error| session.error(&e);
+    for row in session.query(include_str!("../schema/parts.sql"), &[&names]).await? {
+        let (table, part): (String, String) =
+            (row.try_get(0).map_err(get)?, row.try_get(1).map_err(get)?);
+        facts.parts.insert(format!("{part} of {table}"));
+    }
+    let known: bool =
+        session.value("SELECT to_regclass('reshard.joined_task') IS NOT NULL", &[]).await?;
+    if known {
+        facts.joined = session
+            .value(
+                "SELECT min(format('task %s, from cluster \"%s\" to \"%s\"', task_id, source, \
+                                   destination)) FROM reshard.joined_task",
+                &[],
+            )
+            .await?;
+    }
+    Ok(facts)
+}
+
+/// Whether two copies of a table differ, each time they are looked at.
+async fn differ(here: &Connection, there: &Connection, name: &str) -> Result<bool> {
+    let sql = format!(
+        "SELECT count(*) || '/' || coalesce(sum(hashtextextended(t::text, 0)::numeric), 0) \
+           FROM ONLY {name} AS t"
+    );
+    for look in 0..LOOKS {
+        if look > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        }
+        let (one, other): (Result<String>, Result<String>) =
+            futures::join!(here.value(&sql, &[]), there.value(&sql, &[]));
+        match (one, other) {
+            (Ok(one), Ok(other)) if one == other => return Ok(false),
+            (Ok(_), Ok(_)) => {}
+            // What is missing there is found by comparing the tables' parts.
+            (_, Err(error)) if matches!(error.sqlstate(), "42P01" | "3F000") => return Ok(false),
+            (one, other) => {
+                one?;
+                other?;
+            }
+        }
+    }
+    Ok(true)
+}
+
+/// The number of the source shard that is this database.
+pub fn here(facts: &Facts<'_>) -> ShardNo {
+    facts
+        .known_of(Side::Source)
+        .find(|(_, known)| facts.is_here(known))
+        .map_or(ShardNo(0), |(server, _)| ShardNo(server.endpoint.shard))
+}
+
+fn nodes<'f>(
+    facts: &'f Facts<'_>,
+) -> impl Iterator<Item = (&'f Nodes, &'f Endpoint, &'f NodeFacts)> {
+    facts.nodes.iter().flat_map(|nodes| nodes.others.iter().map(move |(e, n)| (nodes, e, n)))
+}
+
+/// Every shard of the source has the extension, of this version.
+pub fn node_extension(facts: &Facts<'_>) -> Vec<Finding> {
+    nodes(facts)
+        .filter(|(all, _, node)| node.extension != all.here.extension)
+        .map(|(all, endpoint, node)| {
+            let (kind, message) = match &node.extension {
+                None => (Kind::MissingObject, format!("{endpoint} has no extension reshard")),
+                Some(version) => (
+                    Kind::WrongState,
+                    format!("{endpoint} has version {version} of extension reshard"),
+                ),
+            };
+            Finding::error("node_extension", kind, message)
+                .object(endpoint.to_string())
+                .detail(format!(
+                    "Each shard of the source copies its own rows; this one has version {}.",
+                    all.here.extension.as_deref().unwrap_or("none")
+                ))
+                .hint(
+                    "On that server: CREATE EXTENSION reshard; or ALTER EXTENSION reshard UPDATE;",
+                )
+        })
+        .collect()
+}
+
+/// No shard of the source takes part in another migration.
+pub fn node_joined(facts: &Facts<'_>) -> Vec<Finding> {
+    let here = facts.joined.iter().map(|task| ("this database".to_owned(), task));
+    nodes(facts)
+        .filter_map(|(_, endpoint, node)| Some((endpoint.to_string(), node.joined.as_ref()?)))
+        .chain(here)
+        .map(|(object, task)| {
+            Finding::error(
+                "node_joined",
+                Kind::WrongState,
+                format!("{object} takes part in a migration of another shard"),
+            )
+            .object(object)
+            .detail(format!("It is {task}."))
+            .hint("Complete or cancel it in the database where it was started.")
+        })
+        .collect()
+}
+
+fn difference(wanted: &BTreeSet<String>, found: &BTreeSet<String>) -> Option<String> {
+    let lacks = wanted.difference(found).map(|part| format!("it lacks {part}"));
+    let more = found.difference(wanted).map(|part| format!("it has {part}"));
+    let all: Vec<String> = lacks.chain(more).collect();
+    match all.len() {
+        0 => None,
+        count => Some(format!(
+            "{count} differences from the shard that is this database: {}{}.",
+            all[..count.min(SHOWN)].join("; "),
+            if count > SHOWN { "; ..." } else { "" }
+        )),
+    }
+}
+
+/// The publication covers the same on every shard of the source.
+pub fn node_publication(facts: &Facts<'_>) -> Vec<Finding> {
+    nodes(facts)
+        .filter_map(|(all, endpoint, node)| {
+            let detail = difference(&all.here.published, &node.published)?;
+            Some(
+                Finding::error(
+                    "node_publication",
+                    Kind::WrongState,
+                    format!(
+                        "publication \"{}\" covers something else on {endpoint}",
+                        facts.publication
+                    ),
+                )
+                .object(endpoint.to_string())
+                .detail(detail)
+                .hint("Create it there as it is here."),
+            )
+        })
+        .collect()
+}
+
+/// The tables are the same on every shard of the source.
+pub fn node_schema(facts: &Facts<'_>) -> Vec<Finding> {
+    nodes(facts)
+        .filter_map(|(all, endpoint, node)| {
+            let join = |facts: &NodeFacts| facts.parts.union(&facts.identities).cloned().collect();
+            let detail = difference(&join(&all.here), &join(node))?;
+            Some(
+                Finding::error(
+                    "node_schema",
+                    Kind::WrongState,
+                    format!("tables of {endpoint} differ from those of this database"),
+                )
+                .object(endpoint.to_string())
+                .detail(detail)
+                .hint("Make the published tables the same on all shards of the source."),
+            )
+        })
+        .collect()
+}
+
+/// Sequences are defined the same way on every shard of the source.
+pub fn node_sequences(facts: &Facts<'_>) -> Vec<Finding> {
+    if facts.options.sequences == SequencePolicy::Untouched || !facts.verb.has_flows() {
+        return Vec::new();
+    }
+    nodes(facts)
+        .filter_map(|(all, endpoint, node)| {
+            let detail = difference(&all.here.sequences, &node.sequences)?;
+            Some(
+                Finding::error(
+                    "node_sequences",
+                    Kind::Unsupported,
+                    format!("sequences of {endpoint} are defined otherwise than here"),
+                )
+                .object(endpoint.to_string())
+                .detail(detail)
+                .hint("ALTER SEQUENCE them to the same increment and limits, or start with options => '{\"sequences\": \"untouched\"}'."),
+            )
+        })
+        .collect()
+}
+
+/// A source of several shards has sharding keys, the same as the destination.
+pub fn node_keys(facts: &Facts<'_>) -> Vec<Finding> {
+    let Some(nodes) = &facts.nodes else { return Vec::new() };
+    let name = &facts.source.name;
+    if !nodes.tables.is_empty() && nodes.tables.iter().all(|t| t.key.is_none()) {
+        return vec![Finding::error(
+            "sharding_key_missing",
+            Kind::WrongState,
+            format!("no published table has a sharding key of cluster \"{name}\""),
+        )
+        .object(format!("cluster \"{name}\""))
+        .detail("Without one each of its shards would have all rows of all tables.")
+        .hint(format!(
+            "Declare how its rows are spread: SELECT reshard_set_sharding_key('{}', '...column...');",
+            name.replace('\'', "''")
+        ))];
+    }
+    nodes
+        .tables
+        .iter()
+        .filter(|t| facts.is_spread() && t.key.is_some() && t.wanted.is_some() && t.key != t.wanted)
+        .map(|t| {
+            let table = qualified(&t.schema_name, &t.table_name);
+            Finding::error(
+                "node_keys",
+                Kind::Unsupported,
+                format!("table {table} has another sharding key on the source"),
+            )
+            .object(table)
+            .detail("Between two clusters of several shards a table keeps its sharding key.")
+            .hint("Declare the same column for both clusters.")
+        })
+        .collect()
+}
+
+/// Tables that each shard of the source has whole are equal on all.
+pub fn node_omni_tables(facts: &Facts<'_>) -> Vec<Finding> {
+    facts
+        .nodes
+        .iter()
+        .flat_map(|nodes| &nodes.unequal)
+        .map(|(endpoint, table)| {
+            Finding::error(
+                "node_omni_tables",
+                Kind::WrongState,
+                format!("table {table} is not the same on {endpoint} as here"),
+            )
+            .object(table.clone())
+            .detail(format!(
+                "It has no sharding key of cluster \"{}\", so that its rows come from this database \
+                 alone: other rows would be lost.",
+                facts.source.name
+            ))
+            .hint("Declare its sharding key, or make it the same on all shards of the source.")
+        })
+        .collect()
+}
+
+/// What can't be done yet with several shards of the source.
+pub fn node_support(facts: &Facts<'_>) -> Vec<Finding> {
+    if facts.source.size() == 1 {
+        return Vec::new();
+    }
+    let mut out = Vec::new();
+    let mut refuse = |what: &str, hint: &str| {
+        let message = format!("{what} is not supported with several source shards");
+        out.push(
+            Finding::error("node_support", Kind::Unsupported, message)
+                .object(format!("cluster \"{}\"", facts.source.name))
+                .hint(hint),
+        );
+    };
+    if facts.options.ddl == Ddl::Replay {
+        refuse(
+            "option \"ddl\" with \"replay\"",
+            "Use \"block\", or \"allow\" and change all servers.",
+        );
+    }
+    if facts.verb == Verb::Replicate && facts.options.slot_name.is_some() {
+        refuse("replication from an existing slot", "Leave slot_name out.");
+    }
+    out
+}
