@@ -114,12 +114,20 @@ async fn early_keys(migration: &Migration, copied: &Cell<bool>) -> Result<()> {
                 flowing::begin_wave(migration, wave, &tables).await?;
             }
         }
-        tokio::select! {
-            Some(built) = building.next() => {
-                let table_id = built?;
-                transaction(|| table::set_ready(id, table_id))?;
+        // Not at every table that is built: there may be thousands to list again.
+        let look = tokio::time::sleep(LOOK);
+        tokio::pin!(look);
+        loop {
+            tokio::select! {
+                Some(built) = building.next() => {
+                    let table_id = built?;
+                    transaction(|| table::set_ready(id, table_id))?;
+                }
+                () = &mut look => break,
             }
-            () = tokio::time::sleep(LOOK) => {}
+            if building.is_empty() && copied.get() {
+                break;
+            }
         }
     }
 }

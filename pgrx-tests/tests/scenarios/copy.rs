@@ -253,7 +253,7 @@ async fn values_of_64_mb_pass_in_bounded_memory() {
 #[ignore = "takes minutes"]
 async fn a_copy_survives_fifty_killed_workers_and_restarts_of_every_server() {
     let options = RigOptions::new(4)
-        .source("reshard.copy_part_size", "8MB")
+        .source("reshard.copy_part_size", "1MB")
         .source("reshard.copy_attempts", "100")
         .source("reshard.copy_retry_delay", "50ms");
     run_within(options, LONG, |rig| async move {
