@@ -6,6 +6,8 @@ COMMENT ON FUNCTION reshard_drop_shard(text, integer) IS
     'forgets a shard; touches nothing on it';
 COMMENT ON FUNCTION reshard_set_sharding_key(text, text, text, regclass) IS
     'says by which column tables are spread over a cluster: all tables with that column, or one table alone';
+COMMENT ON FUNCTION reshard_drop_sharding_key(text, text, regclass) IS
+    'takes back a sharding key';
 COMMENT ON FUNCTION reshard_shard_for(text, anyelement) IS
     'number of the shard that a value of the sharding key belongs to; its type must be that of the column';
 COMMENT ON FUNCTION reshard_preflight(text, text, text, jsonb) IS

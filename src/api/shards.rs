@@ -131,15 +131,58 @@ fn set_sharding_key(
         .hint("The method is hash: the same placement as PARTITION BY HASH."));
     }
     refuse_while_used(name)?;
-    if let Some((schema, table)) = &relation {
-        require_column(schema, table, column)?;
+    match &relation {
+        Some((schema, table)) => require_column(schema, table, column)?,
+        None if !is_column(column)? => {
+            notice!("no table of this database has a column \"{column}\" so far");
+        }
+        None => {}
     }
-    let (schema_name, table_name) = relation.unzip();
-    let rule = ShardingRule { schema_name, table_name, column_name: column.to_owned() };
-    if !cluster::add_rule(name, &rule)? {
+    if !cluster::add_rule(name, &rule(column, relation))? {
         notice!("cluster \"{name}\" has that sharding key already");
     }
     Ok(())
+}
+
+/// Takes back a sharding key: tables that no other one covers go whole to every
+/// shard. `relation` as it was declared.
+///
+/// # Errors
+/// 55000 while a migration uses the cluster.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_drop_sharding_key(
+    cluster: &str,
+    column_name: &str,
+    relation: default!(Option<PgRelation>, "NULL"),
+) {
+    let relation = relation.map(|r| (r.namespace().to_owned(), r.name().to_owned()));
+    or_raise(drop_sharding_key(cluster, column_name, relation));
+}
+
+fn drop_sharding_key(name: &str, column: &str, relation: Option<(String, String)>) -> Result<()> {
+    admin::require()?;
+    refuse_while_used(name)?;
+    if !cluster::drop_rule(name, &rule(column, relation))? {
+        notice!("cluster \"{name}\" has no such sharding key");
+    }
+    Ok(())
+}
+
+fn rule(column: &str, relation: Option<(String, String)>) -> ShardingRule {
+    let (schema_name, table_name) = relation.unzip();
+    ShardingRule { schema_name, table_name, column_name: column.to_owned() }
+}
+
+/// Whether a table of the user's has a column of that name.
+fn is_column(name: &str) -> Result<bool> {
+    db::truth(
+        "SELECT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a \
+           JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') \
+          WHERE a.attname = $1 AND a.attnum > 0 AND NOT a.attisdropped AND c.oid >= 16384 \
+            AND c.relnamespace <> 'reshard'::pg_catalog.regnamespace)",
+        &[Arg::Text(name)],
+    )
 }
 
 fn require_column(schema: &str, table: &str, column: &str) -> Result<()> {

@@ -126,3 +126,19 @@ pub fn add_rule(cluster: &str, rule: &ShardingRule) -> Result<bool> {
     )?;
     Ok(true)
 }
+
+/// Forgets a sharding key; false where there is none like it.
+pub fn drop_rule(cluster: &str, rule: &ShardingRule) -> Result<bool> {
+    let dropped = db::execute(
+        "DELETE FROM reshard.sharding_rule \
+          WHERE cluster_name = $1 AND column_name = $2 \
+            AND schema_name IS NOT DISTINCT FROM $3 AND table_name IS NOT DISTINCT FROM $4",
+        &[
+            Arg::Text(cluster),
+            Arg::Text(&rule.column_name),
+            Arg::OptText(rule.schema_name.as_deref()),
+            Arg::OptText(rule.table_name.as_deref()),
+        ],
+    )?;
+    Ok(dropped > 0)
+}

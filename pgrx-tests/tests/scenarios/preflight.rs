@@ -414,6 +414,11 @@ async fn clusters(rig: &Rig, session: &Session) -> Result<()> {
     session.execute("ALTER TABLE lonely DROP COLUMN k").await?;
     let found = preflight(session, (SOURCE, "keyless", PUBLICATION), "{}").await?;
     expect(&found, "sharding_key_column", "error", "lonely");
+    session
+        .execute("SELECT reshard_drop_sharding_key('keyless', 'k', relation => 'lonely')")
+        .await?;
+    let found = preflight(session, (SOURCE, "keyless", PUBLICATION), "{}").await?;
+    expect(&found, "sharding_key_missing", "error", "keyless");
     session.execute("DROP PUBLICATION orders_alone; DROP TABLE lonely").await?;
 
     // Another encoding, another locale.
