@@ -24,10 +24,10 @@ struct Times {
 }
 
 impl Crew {
-    /// One worker for two processors at first; no bound where the system doesn't
+    /// One worker for each processor at first; no bound where the system doesn't
     /// tell how busy it is.
     pub(super) fn new() -> Self {
-        let size = Times::now().map_or(usize::MAX, |_| (processors() / 2).max(1));
+        let size = Times::now().map_or(usize::MAX, |_| processors());
         Self { size, since: None }
     }
 
