@@ -112,7 +112,7 @@ fn reshard_set_sharding_key(
     method: default!(&str, "'hash'"),
     relation: default!(Option<PgRelation>, "NULL"),
 ) {
-    let relation = relation.map(|r| (r.namespace().to_owned(), r.name().to_owned()));
+    let relation = relation.map(|r| qualified(&r));
     or_raise(set_sharding_key(cluster, column_name, method, relation));
 }
 
@@ -156,7 +156,7 @@ fn reshard_drop_sharding_key(
     column_name: &str,
     relation: default!(Option<PgRelation>, "NULL"),
 ) {
-    let relation = relation.map(|r| (r.namespace().to_owned(), r.name().to_owned()));
+    let relation = relation.map(|r| qualified(&r));
     or_raise(drop_sharding_key(cluster, column_name, relation));
 }
 
@@ -167,6 +167,11 @@ fn drop_sharding_key(name: &str, column: &str, relation: Option<(String, String)
         notice!("cluster \"{name}\" has no such sharding key");
     }
     Ok(())
+}
+
+/// Schema and name.
+fn qualified(relation: &PgRelation) -> (String, String) {
+    (relation.namespace().to_owned(), relation.name().to_owned())
 }
 
 fn rule(column: &str, relation: Option<(String, String)>) -> ShardingRule {

@@ -1,7 +1,7 @@
 //! The copy: tables into parts, parts to shards, each exactly once.
 //!
 //! What the coordinator calls, in this order:
-//! - [`plan`]`(task_id, publication, rules)`, in a transaction: one row of
+//! - [`plan`]`(task_id, publication, destination)`, in a transaction: one row of
 //!   `reshard.copy_table` for each table. Repeating it adds new tables only.
 //! - [`next_wave`]`(tables)` says which tables go next; then rows of `reshard.wave`
 //!   with the exported snapshots, [`measure`] on each source shard, and

@@ -1,7 +1,6 @@
 //! Which tables a task copies, and in which parts.
 use serde::Deserialize;
 
-use crate::cluster::ShardingRule;
 use crate::copy::measure::Measured;
 use crate::error::{Error, Result};
 use crate::gucs;
@@ -19,14 +18,14 @@ const PARTS_PER_WORKER: i64 = 8;
 ///
 /// Partitioned tables are planned leaf by leaf, whatever
 /// `publish_via_partition_root` says; the root's row filter and column list hold
-/// for its leaves. `rules` are those of the destination cluster: a rule for a
+/// for its leaves. The sharding rules are those of the destination: a rule for a
 /// table (or a partitioned table above it) comes before a rule for a column
 /// name; a table that no rule holds for is an omni table.
 ///
 /// # Errors
 /// 42704 where the publication does not exist, 55000 where it leaves out a
 /// sharding key or covers a table without columns.
-pub fn plan(task_id: i64, publication: &str, rules: &[ShardingRule]) -> Result<()> {
+pub fn plan(task_id: i64, publication: &str, destination: &str) -> Result<()> {
     if !db::truth(
         "SELECT EXISTS (SELECT FROM pg_catalog.pg_publication WHERE pubname = $1)",
         &[Arg::Text(publication)],
@@ -34,21 +33,11 @@ pub fn plan(task_id: i64, publication: &str, rules: &[ShardingRule]) -> Result<(
         return Err(Error::missing(format!("publication \"{publication}\" does not exist"))
             .hint("Create it first: CREATE PUBLICATION ... FOR TABLE ...;"));
     }
-    let rules: Vec<serde_json::Value> = rules
-        .iter()
-        .map(|r| {
-            serde_json::json!({
-                "schema_name": r.schema_name,
-                "table_name": r.table_name,
-                "column_name": r.column_name,
-            })
-        })
-        .collect();
     // Row filters are kept as text: every name in them has to be qualified.
     with_catalog_search_path(|| {
         db::execute(
             include_str!("plan.sql"),
-            &[Arg::I64(task_id), Arg::Text(publication), Arg::Json(rules.into())],
+            &[Arg::I64(task_id), Arg::Text(publication), Arg::Text(destination)],
         )
     })?;
     check(task_id)

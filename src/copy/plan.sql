@@ -1,12 +1,7 @@
 -- Tables of a publication, down to the leaves of partitioned ones, with the
 -- columns that COPY brings, the sharding key and the form on the wire.
--- $1 task, $2 publication, $3 sharding rules as jsonb, in order of precedence.
-WITH RECURSIVE rule AS (
-    SELECT r.schema_name, r.table_name, r.column_name, r.ordinality
-      FROM ROWS FROM (pg_catalog.jsonb_to_recordset($3)
-               AS (schema_name text, table_name text, column_name text)) WITH ORDINALITY
-               AS r (schema_name, table_name, column_name, ordinality)
-), published AS (
+-- $1 task, $2 publication, $3 destination cluster.
+WITH RECURSIVE published AS (
     SELECT c.oid, c.relkind, p.attnames, p.rowfilter
       FROM pg_catalog.pg_publication_tables AS p
       JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.schemaname
@@ -64,26 +59,7 @@ WITH RECURSIVE rule AS (
               FROM attribute AS a WHERE a.relation = l.oid AND a.copied) AS columns,
            EXISTS (SELECT FROM attribute AS a JOIN unportable AS u ON u.type = a.atttypid
                     WHERE a.relation = l.oid AND a.copied) AS as_text,
-           (SELECT r.column_name
-              FROM rule AS r
-              LEFT JOIN LATERAL (
-                       SELECT pg_catalog.min(a.distance) AS distance
-                         FROM (SELECT l.oid AS oid, 0 AS distance
-                               UNION ALL
-                               SELECT p.relid, p.ordinality
-                                 FROM pg_catalog.pg_partition_ancestors(l.oid)
-                                      WITH ORDINALITY AS p (relid, ordinality)) AS a
-                         JOIN pg_catalog.pg_class AS c ON c.oid = a.oid
-                         JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-                        WHERE c.relname = r.table_name
-                          AND n.nspname = coalesce(r.schema_name, n.nspname)
-                   ) AS named ON r.table_name IS NOT NULL
-             WHERE named.distance IS NOT NULL
-                OR (r.table_name IS NULL
-                    AND EXISTS (SELECT FROM attribute AS a
-                                 WHERE a.relation = l.oid AND a.attname = r.column_name))
-             ORDER BY named.distance NULLS LAST, r.ordinality
-             LIMIT 1) AS key_column
+           reshard.sharding_key_of(l.oid, $3) AS key_column
       FROM leaf AS l
      WHERE NOT EXISTS (SELECT FROM reshard.copy_table AS t
                         WHERE t.task_id = $1 AND t.relation = l.oid)

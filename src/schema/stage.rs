@@ -74,8 +74,7 @@ impl Stage {
     }
 
     /// As [`Stage::open`], while rows are copied from so many source shards: what the
-    /// copy workers leave of
-    /// `reshard.max_shard_sessions`, and one session at least.
+    /// copy workers leave of `reshard.max_shard_sessions`, and one session at least.
     ///
     /// # Errors
     /// As [`Stage::open`].

@@ -19,7 +19,7 @@ use crate::replication::settle::{self, Identity, Settings};
 use crate::schema;
 use crate::state::table::{self, Table};
 use crate::state::task::Type;
-use crate::state::{cluster, traffic};
+use crate::state::traffic;
 use crate::worker::coordinator::Shared;
 use crate::worker::migration::Migration;
 use crate::worker::{flowing, waves};
@@ -163,8 +163,7 @@ pub async fn prepare(migration: &Migration) -> Result<ParentsOf> {
     let (id, links) = (migration.id(), &migration.links);
     transaction(|| {
         traffic::ensure(&migration.task.source)?;
-        let rules = cluster::rules(&migration.task.destination)?;
-        copy::plan(id, &migration.task.publication, &rules)?;
+        copy::plan(id, &migration.task.publication, &migration.task.destination)?;
         match links.cluster(Side::Source).size() {
             1 => Ok(()),
             _ => copy::plan_source_keys(id, &migration.task.source),

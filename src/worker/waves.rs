@@ -74,7 +74,7 @@ pub async fn begin(
 }
 
 /// Whether tables of a wave are still to be copied.
-pub fn is_open(tables: &[Table], wave: i32) -> bool {
+fn is_open(tables: &[Table], wave: i32) -> bool {
     tables.iter().any(|t| t.wave == Some(wave) && !t.is_copied())
 }
 
@@ -224,16 +224,18 @@ async fn abandon(migration: &Migration, tables: &[Table], next: i32) -> Result<(
             .hint("See reshard.events for the causes."));
     }
     note(id, &format!("wave {next} begins: {} tables are copied anew", unfinished.len()))?;
+    let flows = transaction(|| flow::load_direction(id, Direction::Forward))?;
     for former in 1..next {
         if !is_open(tables, former) {
             continue;
         }
         let finished = tables.iter().any(|t| t.wave == Some(former) && t.is_copied());
-        let all = transaction(|| flow::load_direction(id, Direction::Forward))?;
-        let flows: Vec<Flow> = all.into_iter().filter(|f| f.wave == former).collect();
         for (shard, session) in links.sessions(Side::Source).await? {
-            let own: Vec<Flow> =
-                flows.iter().filter(|f| f.shard_on(Side::Source) == shard).cloned().collect();
+            let own: Vec<Flow> = flows
+                .iter()
+                .filter(|f| f.wave == former && f.shard_on(Side::Source) == shard)
+                .cloned()
+                .collect();
             if !finished {
                 slot::drop_all(&session, &own).await?;
             }
