@@ -45,12 +45,13 @@ COMMENT ON TABLE reshard.sharding_rule IS
 CREATE UNIQUE INDEX sharding_rule_scope
     ON reshard.sharding_rule (cluster_name, coalesce(schema_name, ''), coalesce(table_name, ''), column_name);
 
-CREATE FUNCTION reshard.sharding_key_of(relation oid, cluster text) RETURNS name
+CREATE FUNCTION reshard.sharding_key_of(relation oid, cluster text,
+                                        OUT column_name name, OUT method text)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $key$
     -- A rule for the table, or the nearest one above it, comes before one for a column.
-    SELECT r.column_name
+    SELECT r.column_name, r.method
       FROM reshard.sharding_rule AS r
       LEFT JOIN LATERAL (
                SELECT min(a.distance) AS distance
@@ -72,7 +73,54 @@ AS $key$
      LIMIT 1
 $key$;
 COMMENT ON FUNCTION reshard.sharding_key_of(oid, text) IS
-    'the column that spreads a table over the shards of a cluster, null where each shard has it whole';
+    'the column that spreads a table over the shards of a cluster, and how; null where each shard has it whole';
+
+CREATE TABLE reshard.key_mapping (
+    cluster_name text NOT NULL,
+    column_name name NOT NULL,
+    mapping_no int NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('value', 'null', 'range', 'default')),
+    value text,
+    lower_bound text,
+    upper_bound text,
+    shard int NOT NULL CHECK (shard >= 0),
+    PRIMARY KEY (cluster_name, column_name, mapping_no),
+    CHECK ((value IS NOT NULL) = (kind = 'value')),
+    CHECK (kind = 'range' OR lower_bound IS NULL AND upper_bound IS NULL)
+);
+COMMENT ON TABLE reshard.key_mapping IS
+    'which keys belong to which shard, by list or range: declared with reshard_map_values(), reshard_map_range() and reshard_map_default(); the view reshard.placements shows it';
+COMMENT ON COLUMN reshard.key_mapping.lower_bound IS 'the first key of a range; null: no bound';
+COMMENT ON COLUMN reshard.key_mapping.upper_bound IS 'the first key after a range; null: no bound';
+
+CREATE FUNCTION reshard.key_text(key anyelement) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO'
+SET IntervalStyle = 'postgres'
+SET TimeZone = 'UTC'
+SET extra_float_digits = 3
+SET bytea_output = 'hex'
+AS $text$
+BEGIN
+    RETURN key::text;
+END
+$text$;
+COMMENT ON FUNCTION reshard.key_text(anyelement) IS
+    'a key as text that is read in the same way whatever the session''s settings are';
+
+CREATE FUNCTION reshard.read_key(value text, type oid, OUT key text, OUT error text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $read$
+BEGIN
+    EXECUTE format('SELECT reshard.key_text($1::%s)', format_type(type, -1)) INTO key USING value;
+EXCEPTION WHEN OTHERS THEN
+    error := SQLERRM;
+END
+$read$;
+COMMENT ON FUNCTION reshard.read_key(text, oid) IS
+    'a key read by the session''s settings as a value of a type, or why it can''t be read';
 
 -- Tasks ---------------------------------------------------------------------
 
@@ -216,7 +264,9 @@ CREATE TABLE reshard.copy_table (
     columns name[] NOT NULL,
     column_list boolean NOT NULL DEFAULT false,
     key_column name,
+    key_method text,
     source_key name,
+    source_method text,
     row_filter text,
     format text NOT NULL DEFAULT 'binary' CHECK (format IN ('binary', 'text')),
     identity text NOT NULL DEFAULT 'd',
@@ -234,6 +284,8 @@ COMMENT ON TABLE reshard.copy_table IS
     'one row per table of a migration: leaves of partitioned tables, each ordinary table';
 COMMENT ON COLUMN reshard.copy_table.wave IS 'null while the table waits for a wave';
 COMMENT ON COLUMN reshard.copy_table.key_column IS 'sharding key; null for an omni table, which every shard gets whole';
+COMMENT ON COLUMN reshard.copy_table.key_method IS 'how its values are placed: hash, list or range';
+COMMENT ON COLUMN reshard.copy_table.source_method IS 'how values of source_key are placed on the source';
 COMMENT ON COLUMN reshard.copy_table.source_key IS 'sharding key of a source cluster of several shards; null where each of its shards has the table whole, or where there is one';
 COMMENT ON COLUMN reshard.copy_table.relation IS 'oid in this database';
 COMMENT ON COLUMN reshard.copy_table.row_filter IS 'row filter of the user''s publication, as an expression over the table''s columns';
@@ -381,3 +433,4 @@ COMMENT ON SEQUENCE reshard.latch IS
 GRANT SELECT ON SEQUENCE reshard.latch TO PUBLIC;
 
 SELECT pg_catalog.pg_extension_config_dump('reshard.sharding_rule', '');
+SELECT pg_catalog.pg_extension_config_dump('reshard.key_mapping', '');

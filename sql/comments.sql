@@ -8,8 +8,20 @@ COMMENT ON FUNCTION reshard_set_sharding_key(text, text, text, regclass) IS
     'says by which column tables are spread over a cluster: all tables with that column, or one table alone';
 COMMENT ON FUNCTION reshard_drop_sharding_key(text, text, regclass) IS
     'takes back a sharding key';
-COMMENT ON FUNCTION reshard_shard_for(text, anyelement) IS
-    'number of the shard that a value of the sharding key belongs to; its type must be that of the column';
+COMMENT ON FUNCTION reshard_map_values(text, text, text[], integer) IS
+    'maps single values of a sharding key by list to a shard; null stands for rows without a key';
+COMMENT ON FUNCTION reshard_unmap_values(text, text, text[]) IS
+    'takes the mapping of single values back';
+COMMENT ON FUNCTION reshard_map_range(text, text, text, text, integer) IS
+    'maps values of a sharding key by range, from the lower bound up to but not with the upper one, to a shard; null is no bound';
+COMMENT ON FUNCTION reshard_unmap_range(text, text, text, text) IS
+    'takes the mapping of a range back';
+COMMENT ON FUNCTION reshard_map_default(text, text, integer) IS
+    'says which shard has all keys that no value and no range is mapped for, null among them';
+COMMENT ON FUNCTION reshard_unmap_default(text, text) IS
+    'takes the default back: keys that are not mapped have no shard';
+COMMENT ON FUNCTION reshard_shard_for(text, anyelement, text) IS
+    'number of the shard that a value of the sharding key belongs to, null where no shard takes it; its type must be that of the column';
 COMMENT ON FUNCTION reshard_preflight(text, text, text, jsonb) IS
     'lists all that would stop or spoil a run from one cluster to another; changes nothing';
 COMMENT ON FUNCTION reshard_start(text, text, text, boolean, jsonb) IS

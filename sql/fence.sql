@@ -1,5 +1,5 @@
--- The fence: what keeps writers off a cluster that is not active. The same on
--- every server of both clusters.
+-- What triggers of a migration call, the same on every server of both clusters: the
+-- fence, which keeps writers off a cluster that is not active, and what looks after rows.
 
 CREATE OR REPLACE FUNCTION reshard.fence() RETURNS trigger
 LANGUAGE plpgsql
@@ -75,3 +75,39 @@ END
 $detoast$;
 COMMENT ON FUNCTION reshard.detoast() IS
     'row trigger that writes a whole row to the WAL when its sharding key changes';
+
+CREATE OR REPLACE FUNCTION reshard.refuse_row() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $refuse$
+DECLARE
+    key text := coalesce(pg_catalog.quote_literal(pg_catalog.to_jsonb(NEW) ->> TG_ARGV[1]), 'NULL');
+    moves boolean := true;
+BEGIN
+    IF TG_ARGV[3] <> '' THEN
+        -- The user's row filter: other rows stay where they are.
+        EXECUTE pg_catalog.format('SELECT EXISTS (SELECT FROM (SELECT ($1).*) AS t WHERE %s)', TG_ARGV[3])
+           INTO moves USING NEW;
+    END IF;
+    IF NOT moves THEN
+        RETURN NULL;
+    END IF;
+    -- The trigger's WHEN is the placement; this only says what it found.
+    IF TG_ARGV[2] <> '' THEN
+        RAISE EXCEPTION 'row of table "%" does not belong to shard % of cluster "%"',
+                TG_TABLE_NAME, TG_ARGV[2], TG_ARGV[0]
+            USING ERRCODE = 'check_violation', SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME,
+                  COLUMN = TG_ARGV[1],
+                  DETAIL = pg_catalog.format('Its sharding key "%s" is %s.', TG_ARGV[1], key),
+                  HINT = 'Write it to the shard that its key is mapped to: reshard_shard_for() and reshard.placements of the source database name it.';
+    END IF;
+    RAISE EXCEPTION 'no shard of cluster "%" takes this row of table "%"', TG_ARGV[0], TG_TABLE_NAME
+        USING ERRCODE = 'check_violation', SCHEMA = TG_TABLE_SCHEMA, TABLE = TG_TABLE_NAME,
+              COLUMN = TG_ARGV[1],
+              DETAIL = pg_catalog.format('Its sharding key "%s" is %s, which is mapped to no shard.',
+                                         TG_ARGV[1], key),
+              HINT = 'While the table is moved, write only keys that are mapped to a shard; or cancel the migration, map the key and start it again.';
+END
+$refuse$;
+COMMENT ON FUNCTION reshard.refuse_row() IS
+    'row trigger that refuses rows which a shard, or all of them, do not take';

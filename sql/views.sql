@@ -146,7 +146,9 @@ COMMENT ON VIEW reshard.shards IS 'declared shards; passwords are never shown';
 CREATE VIEW reshard.clusters AS
 SELECT s.cluster AS name, count(*)::int AS shards,
        (SELECT array_agg(coalesce(quote_ident(r.schema_name) || '.' || quote_ident(r.table_name) || '.', '')
-                         || quote_ident(r.column_name) ORDER BY r.rule_no)
+                         || quote_ident(r.column_name)
+                         || CASE WHEN r.method = 'hash' THEN '' ELSE ' (' || r.method || ')' END
+                         ORDER BY r.rule_no)
           FROM reshard.sharding_rule AS r WHERE r.cluster_name = s.cluster) AS sharding_keys,
        coalesce((SELECT t.active_cluster = s.cluster FROM reshard.traffic AS t
                   WHERE t.name = s.cluster OR t.active_cluster = s.cluster
@@ -154,6 +156,28 @@ SELECT s.cluster AS name, count(*)::int AS shards,
   FROM reshard.declared_shard AS s
  GROUP BY s.cluster;
 COMMENT ON VIEW reshard.clusters IS 'declared clusters';
+
+CREATE VIEW reshard.placements AS
+SELECT r.cluster_name AS cluster, r.column_name, r.method, m.shard,
+       CASE m.kind WHEN 'value' THEN quote_literal(m.value)
+                   WHEN 'null' THEN 'NULL'
+                   WHEN 'default' THEN 'DEFAULT'
+                   ELSE format('[%s, %s)', coalesce(quote_literal(m.lower_bound), 'unbounded'),
+                               coalesce(quote_literal(m.upper_bound), 'unbounded')) END AS keys,
+       m.kind, m.value, m.lower_bound, m.upper_bound
+  FROM (SELECT DISTINCT cluster_name, column_name, method
+          FROM reshard.sharding_rule WHERE method <> 'hash') AS r
+  JOIN reshard.key_mapping AS m
+    ON m.cluster_name = r.cluster_name AND m.column_name = r.column_name
+UNION ALL
+SELECT r.cluster_name, r.column_name, r.method, s.shard,
+       format('remainder %s of %s', s.shard, count(*) OVER (PARTITION BY r.cluster_name, r.column_name)),
+       'hash', NULL, NULL, NULL
+  FROM (SELECT DISTINCT cluster_name, column_name, method
+          FROM reshard.sharding_rule WHERE method = 'hash') AS r
+  JOIN reshard.declared_shard AS s ON s.cluster = r.cluster_name;
+COMMENT ON VIEW reshard.placements IS
+    'which keys belong to which shard of each cluster, by column and method';
 
 -- Who may look. Statements and errors can hold data, so not everyone may.
 DO $roles$
@@ -165,4 +189,4 @@ END
 $roles$;
 GRANT SELECT ON reshard.tasks, reshard.table_copies, reshard.node_copies, reshard.copy_totals, reshard.schema_sync,
     reshard.replication_slots, reshard.cutovers, reshard.events, reshard.poolers,
-    reshard.shards, reshard.clusters TO reshard_admin, pg_monitor;
+    reshard.shards, reshard.clusters, reshard.placements TO reshard_admin, pg_monitor;

@@ -31,12 +31,9 @@ pub async fn declare_at(
     let session = rig.source.connect().await?;
     session.execute("CREATE EXTENSION IF NOT EXISTS reshard").await?;
     declare_all(&session, source, shards).await?;
-    session
-        .execute(&format!(
-            "SELECT reshard_set_sharding_key('{DESTINATION}', {})",
-            literal(sharding_key)
-        ))
-        .await?;
+    for sql in rig.placement.declaration(DESTINATION, sharding_key) {
+        session.execute(&sql).await?;
+    }
     session.execute(&format!("CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES")).await
 }
 
@@ -50,15 +47,19 @@ pub async fn declare_several(rig: &Rig, sharding_key: &str) -> Result<()> {
     session.execute("CREATE EXTENSION IF NOT EXISTS reshard").await?;
     session.execute(&format!("CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES")).await?;
     let shards: Vec<&Server> = rig.shards.iter().collect();
-    for (cluster, servers) in [(SOURCE, rig.sources()), (DESTINATION, shards)] {
+    let (source, destination) = (&rig.source_placement, &rig.placement);
+    for (cluster, servers, placement) in
+        [(SOURCE, rig.sources(), source), (DESTINATION, shards, destination)]
+    {
         for (number, server) in servers.iter().enumerate() {
             let conninfo = literal(&server.conninfo());
             session
                 .execute(&format!("SELECT reshard_add_shard('{cluster}', {number}, {conninfo})"))
                 .await?;
         }
-        let key = literal(sharding_key);
-        session.execute(&format!("SELECT reshard_set_sharding_key('{cluster}', {key})")).await?;
+        for sql in placement.declaration(cluster, sharding_key) {
+            session.execute(&sql).await?;
+        }
     }
     Ok(())
 }

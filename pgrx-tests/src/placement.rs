@@ -1,13 +1,118 @@
-//! Which shard a bigint key belongs to, worked out by a client on its own.
+//! Which shard a bigint key belongs to, worked out by a client on its own: by hash, by
+//! list or by range.
 //!
-//! The same arithmetic as `PARTITION BY HASH` on one bigint column
+//! By hash it is the same arithmetic as `PARTITION BY HASH` on one bigint column
 //! (src/backend/partitioning/partbounds.c, `compute_partition_hash_value`;
 //! src/common/hashfn.c, `hash_bytes_uint32_extended`), as a pooler does it.
+
+use std::collections::BTreeMap;
+
+use crate::session::literal;
 
 /// `HASH_PARTITION_SEED` of partition.h.
 const SEED: u64 = 0x7A5B_2236_7996_DCFD;
 
-/// The shard, `0..shards`, on which rows with this key live.
+/// How keys are placed on the shards of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Placement {
+    /// As `PARTITION BY HASH` does.
+    #[default]
+    Hash,
+    /// Keys that are listed, and where all others go.
+    List {
+        /// Key to shard.
+        keys: BTreeMap<i64, usize>,
+        /// The shard of all others.
+        default: usize,
+    },
+    /// Keys below the first bound are on shard 0, those from the last one on on the last.
+    Range {
+        /// Between two shards.
+        bounds: Vec<i64>,
+    },
+}
+
+impl Placement {
+    /// A list of all keys in `keys` but for each seventh, dealt out in turns; the others
+    /// are on the last shard.
+    pub fn list(keys: impl Iterator<Item = i64>, shards: usize) -> Placement {
+        let keys = keys.enumerate().filter(|(n, _)| n % 7 != 6);
+        Placement::List {
+            keys: keys.map(|(n, key)| (key, n % shards)).collect(),
+            default: shards - 1,
+        }
+    }
+
+    /// The shard, `0..shards`, on which rows with this key live.
+    pub fn shard_of(&self, key: i64, shards: u64) -> usize {
+        match self {
+            _ if shards == 1 => 0,
+            Placement::Hash => shard_of(key, shards),
+            Placement::List { keys, default } => keys.get(&key).copied().unwrap_or(*default),
+            Placement::Range { bounds } => bounds.partition_point(|bound| *bound <= key),
+        }
+    }
+
+    /// What a DBA types for it.
+    pub fn declaration(&self, cluster: &str, column: &str) -> Vec<String> {
+        let (cluster, column) = (literal(cluster), literal(column));
+        let key = |method: &str| {
+            format!("SELECT reshard_set_sharding_key({cluster}, {column}, '{method}')")
+        };
+        match self {
+            Placement::Hash => {
+                vec![format!("SELECT reshard_set_sharding_key({cluster}, {column})")]
+            }
+            Placement::List { keys, default } => {
+                let mut shards: BTreeMap<usize, Vec<String>> = BTreeMap::new();
+                for (key, shard) in keys {
+                    shards.entry(*shard).or_default().push(key.to_string());
+                }
+                let map = shards.into_iter().map(|(shard, keys)| {
+                    format!(
+                        "SELECT reshard_map_values({cluster}, {column}, '{{{}}}', {shard})",
+                        keys.join(",")
+                    )
+                });
+                let default = format!("SELECT reshard_map_default({cluster}, {column}, {default})");
+                [key("list")].into_iter().chain(map).chain([default]).collect()
+            }
+            Placement::Range { bounds } => {
+                let text = |bound: Option<&i64>| bound.map_or("NULL".into(), |b| format!("'{b}'"));
+                let map = (0..=bounds.len()).map(|shard| {
+                    let lower = text(shard.checked_sub(1).and_then(|n| bounds.get(n)));
+                    let upper = text(bounds.get(shard));
+                    format!("SELECT reshard_map_range({cluster}, {column}, {lower}, {upper}, {shard})")
+                });
+                [key("range")].into_iter().chain(map).collect()
+            }
+        }
+    }
+
+    /// True for the rows of one shard, by an expression for the key; not by hash.
+    pub fn condition(&self, key: &str, shard: usize) -> Option<String> {
+        match self {
+            Placement::Hash => None,
+            Placement::List { keys, default } => {
+                let of = |wanted: &dyn Fn(usize) -> bool| {
+                    let keys = keys.iter().filter(|(_, s)| wanted(**s));
+                    let keys: Vec<String> = keys.map(|(k, _)| k.to_string()).collect();
+                    format!("'{{{}}}'::bigint[] @> ARRAY[{key}::bigint]", keys.join(","))
+                };
+                Some(match shard == *default {
+                    true => format!("NOT ({})", of(&|s| s != shard)),
+                    false => of(&|s| s == shard),
+                })
+            }
+            Placement::Range { bounds } => {
+                let bounds: Vec<String> = bounds.iter().map(i64::to_string).collect();
+                Some(format!("width_bucket({key}::bigint, '{{{}}}'::bigint[]) = {shard}", bounds.join(",")))
+            }
+        }
+    }
+}
+
+/// The shard, `0..shards`, by hash on which rows with this key live.
 pub fn shard_of(key: i64, shards: u64) -> usize {
     (row_hash(key) % shards) as usize
 }
@@ -73,6 +178,14 @@ mod tests {
         for (key, hash) in KNOWN {
             assert_eq!(hashint8extended(key, SEED) as i64, hash, "key {key}");
         }
+    }
+
+    #[test]
+    fn lists_and_ranges_have_a_default_and_bounds() {
+        let list = Placement::List { keys: BTreeMap::from([(7, 1)]), default: 2 };
+        assert_eq!([7, 8].map(|key| list.shard_of(key, 3)), [1, 2]);
+        let range = Placement::Range { bounds: vec![0, 10] };
+        assert_eq!([-1, 0, 9, 10].map(|key| range.shard_of(key, 3)), [0, 1, 1, 2]);
     }
 
     const KNOWN: [(i64, i64); 6] = [

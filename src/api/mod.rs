@@ -3,6 +3,7 @@
 mod admin;
 mod control;
 mod ddl;
+mod mapping;
 mod node;
 mod placement;
 mod pooler;

@@ -3,14 +3,14 @@ use pgrx::prelude::*;
 use pgrx::PgRelation;
 
 use crate::api::admin;
-use crate::cluster::ShardingRule;
+use crate::cluster::{Method, ShardingRule};
 use crate::error::{Error, Kind, Result};
 use crate::pg::db::{self, Arg};
 use crate::pg::report::or_raise;
 use crate::pg::runtime;
 use crate::remote::quote::literal;
 use crate::remote::{connect, Conninfo, Endpoint, Purpose};
-use crate::state::{cluster, task};
+use crate::state::{cluster, mapping, task};
 
 /// Declares a shard and connects to it at once.
 ///
@@ -65,7 +65,11 @@ async fn probe(endpoint: &Endpoint) -> Result<()> {
     Ok(())
 }
 
-fn refuse_while_used(name: &str) -> Result<()> {
+/// No unfinished migration uses a cluster.
+///
+/// # Errors
+/// 55000 where one does.
+pub(super) fn refuse_while_used(name: &str) -> Result<()> {
     let used =
         task::live_migrations()?.into_iter().find(|t| t.source == name || t.destination == name);
     match used {
@@ -99,10 +103,11 @@ fn drop_shard(name: &str, shard: i32) -> Result<()> {
 }
 
 /// Says by which column tables are spread over a cluster's shards: all tables
-/// with that column, or with `relation` that table alone.
+/// with that column, or with `relation` that table alone; and how: by `hash`, or by
+/// `list` or `range` as its keys are mapped.
 ///
 /// # Errors
-/// 0A000 for a method that is not supported, 42703 where the table has no such
+/// 0A000 for a method that is not supported, 42710 where it is declared by another one, 42703 where the table has no such
 /// column, 55000 while a migration uses the cluster.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
@@ -123,13 +128,12 @@ fn set_sharding_key(
     relation: Option<(String, String)>,
 ) -> Result<()> {
     admin::require()?;
-    if method != "hash" {
-        return Err(Error::new(
-            Kind::Unsupported,
-            format!("sharding method \"{method}\" is not supported"),
-        )
-        .hint("The method is hash: the same placement as PARTITION BY HASH."));
-    }
+    let method = Method::parse(method).ok_or_else(|| {
+        Error::new(Kind::Unsupported, format!("sharding method \"{method}\" is not supported"))
+            .hint(
+                "The methods are hash (the same placement as PARTITION BY HASH), list and range.",
+            )
+    })?;
     refuse_while_used(name)?;
     match &relation {
         Some((schema, table)) => require_column(schema, table, column)?,
@@ -138,14 +142,17 @@ fn set_sharding_key(
         }
         None => {}
     }
-    if !cluster::add_rule(name, &rule(column, relation))? {
+    let (schema_name, table_name) = relation.unzip();
+    let column_name = column.to_owned();
+    if !cluster::add_rule(name, &ShardingRule { schema_name, table_name, column_name, method })? {
         notice!("cluster \"{name}\" has that sharding key already");
     }
     Ok(())
 }
 
 /// Takes back a sharding key: tables that no other one covers go whole to every
-/// shard. `relation` as it was declared.
+/// shard. `relation` as it was declared. Keys that were mapped of the column are forgotten
+/// where no other sharding key uses them.
 ///
 /// # Errors
 /// 55000 while a migration uses the cluster.
@@ -163,8 +170,13 @@ fn reshard_drop_sharding_key(
 fn drop_sharding_key(name: &str, column: &str, relation: Option<(String, String)>) -> Result<()> {
     admin::require()?;
     refuse_while_used(name)?;
-    if !cluster::drop_rule(name, &rule(column, relation))? {
+    let relation = relation.as_ref().map(|(schema, table)| (schema.as_str(), table.as_str()));
+    if !cluster::drop_rule(name, column, relation)? {
         notice!("cluster \"{name}\" has no such sharding key");
+    }
+    let mappings = mapping::delete_unused(name)?;
+    if mappings > 0 {
+        notice!("{mappings} mappings of its keys to shards are forgotten");
     }
     Ok(())
 }
@@ -172,11 +184,6 @@ fn drop_sharding_key(name: &str, column: &str, relation: Option<(String, String)
 /// Schema and name.
 fn qualified(relation: &PgRelation) -> (String, String) {
     (relation.namespace().to_owned(), relation.name().to_owned())
-}
-
-fn rule(column: &str, relation: Option<(String, String)>) -> ShardingRule {
-    let (schema_name, table_name) = relation.unzip();
-    ShardingRule { schema_name, table_name, column_name: column.to_owned() }
 }
 
 /// Whether a table of the user's has a column of that name.

@@ -1,11 +1,15 @@
 //! Clusters, their shards and the placement of rows. Pure: no call of the
 //! server, so it is tested without one.
+pub mod condition;
 pub mod direction;
+pub mod keymap;
 pub mod placement;
 pub mod rule;
 pub mod topology;
 
+pub use condition::KeySql;
 pub use direction::{Direction, Side};
+pub use keymap::KeyMap;
 pub use placement::{Placement, ShardNo};
-pub use rule::ShardingRule;
+pub use rule::{Method, ShardingRule};
 pub use topology::Cluster;

@@ -4,13 +4,22 @@
 //! `HASH_PARTITION_SEED`, combined as `compute_partition_hash_value` of
 //! src/backend/partitioning/partbounds.c does, modulo the number of shards. A
 //! null key contributes nothing, so it belongs to shard 0.
+//!
+//! Placement by list and by range is [`super::keymap`].
 use std::fmt;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::keymap::KeyMap;
 
 /// `HASH_PARTITION_SEED` of src/backend/partitioning/partbounds.c.
 pub const HASH_PARTITION_SEED: u64 = 0x7A5B_2236_7996_DCFD;
 
 /// The number of a shard in its cluster, from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct ShardNo(pub u32);
 
 impl fmt::Display for ShardNo {
@@ -32,32 +41,23 @@ impl ShardNo {
 }
 
 /// How the rows of one table spread over the shards of a cluster.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Placement {
-    /// An omni table: every shard gets every row.
-    All {
-        /// Number of shards.
-        shards: u32,
-    },
-    /// A sharded table: by the hash of its key.
+    /// Every shard gets every row: an omni table, or a cluster of one shard.
+    All,
+    /// By the hash of its key.
     Hash {
         /// Number of shards.
         shards: u32,
     },
+    /// By what its key is mapped to.
+    Mapped(Arc<KeyMap>),
 }
 
-impl Placement {
-    /// The shard of a key by its extended hash value; `None` for a null key.
-    /// `None` where every shard takes the row.
-    pub fn shard_of_hash(self, key_hash: Option<u64>) -> Option<ShardNo> {
-        match self {
-            Self::All { .. } => None,
-            Self::Hash { shards } => {
-                let row_hash = key_hash.map_or(0, |hash| hash_combine64(0, hash));
-                Some(ShardNo((row_hash % u64::from(shards)) as u32))
-            }
-        }
-    }
+/// The shard of a key by its extended hash value; `None` for a null key.
+pub fn shard_of_hash(key_hash: Option<u64>, shards: u32) -> ShardNo {
+    let row_hash = key_hash.map_or(0, |hash| hash_combine64(0, hash));
+    ShardNo((row_hash % u64::from(shards)) as u32)
 }
 
 /// `hash_combine64` of src/include/common/hashfn.h.
@@ -71,19 +71,13 @@ mod tests {
 
     #[test]
     fn a_null_key_belongs_to_shard_zero() {
-        assert_eq!(Placement::Hash { shards: 7 }.shard_of_hash(None), Some(ShardNo(0)));
-    }
-
-    #[test]
-    fn an_omni_row_belongs_to_no_single_shard() {
-        assert_eq!(Placement::All { shards: 4 }.shard_of_hash(Some(3)), None);
+        assert_eq!(shard_of_hash(None, 7), ShardNo(0));
     }
 
     #[test]
     fn every_shard_is_in_range() {
-        let placement = Placement::Hash { shards: 5 };
         for hash in (0..1000u64).map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15)) {
-            assert!(placement.shard_of_hash(Some(hash)).is_some_and(|s| s.0 < 5));
+            assert!(shard_of_hash(Some(hash), 5).0 < 5);
         }
     }
 }

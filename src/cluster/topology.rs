@@ -1,5 +1,10 @@
-//! A cluster as declared: its name and its shards, in order.
-use crate::cluster::placement::ShardNo;
+//! A cluster as declared: its name, its shards in order, and which keys are mapped to them.
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::cluster::keymap::{KeyMap, Keys};
+use crate::cluster::placement::{Placement, ShardNo};
+use crate::cluster::rule::Method;
 use crate::error::{Error, Result};
 use crate::remote::Endpoint;
 
@@ -10,7 +15,12 @@ pub struct Cluster {
     pub name: String,
     /// Its shards; the index is the number.
     pub shards: Vec<Endpoint>,
+    /// Which keys belong to which shard, for columns that are placed by list or range.
+    pub maps: KeyMaps,
 }
+
+/// By column.
+pub type KeyMaps = BTreeMap<String, Arc<KeyMap>>;
 
 impl Cluster {
     /// A cluster of the declared shards.
@@ -37,7 +47,27 @@ impl Cluster {
                     "Declare it: SELECT reshard_add_shard('{name}', {gap}, 'host=... dbname=...');"
                 )));
         }
-        Ok(Self { name: name.to_owned(), shards })
+        Ok(Self { name: name.to_owned(), shards, maps: KeyMaps::new() })
+    }
+
+    /// The same cluster with mapped keys.
+    pub fn with_maps(self, maps: KeyMaps) -> Self {
+        Self { maps, ..self }
+    }
+
+    /// How the rows of a table spread that has this sharding key.
+    pub fn placement(&self, key: Option<(&str, Method)>) -> Placement {
+        let Some((column, method)) = key.filter(|_| self.size() > 1) else { return Placement::All };
+        if method == Method::Hash {
+            return Placement::Hash { shards: self.size() };
+        }
+        Placement::Mapped(self.maps.get(column).cloned().unwrap_or_else(|| {
+            let keys = match method {
+                Method::Range => Keys::Ranges(Vec::new()),
+                _ => Keys::Values(Vec::new()),
+            };
+            Arc::new(KeyMap { keys, null: None, default: None })
+        }))
     }
 
     /// Number of shards.
@@ -53,7 +83,7 @@ impl Cluster {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::panic)]
     use super::*;
     use crate::remote::Conninfo;
 
@@ -77,6 +107,17 @@ mod tests {
         let error = Cluster::new("c", vec![endpoint(0), endpoint(2)]).unwrap_err();
         assert_eq!(error.message, "shard 1 of cluster \"c\" is missing");
         assert_eq!(error.sqlstate(), "55000");
+    }
+
+    #[test]
+    fn one_shard_has_all_rows() {
+        let key = Some(("k", Method::List));
+        let one = Cluster::new("c", vec![endpoint(0)]).unwrap();
+        assert_eq!(one.placement(key), Placement::All);
+        let two = Cluster::new("c", vec![endpoint(0), endpoint(1)]).unwrap();
+        assert_eq!(two.placement(Some(("k", Method::Hash))), Placement::Hash { shards: 2 });
+        let Placement::Mapped(map) = two.placement(key) else { panic!("not by list") };
+        assert_eq!(map.shards().count(), 0);
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! A part that another source shard was told to copy, in a backend of that shard
 //! and in the transaction of the caller, who has imported the wave's snapshot.
 use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, KeyMap};
 use crate::copy::copier::{Copier, Outcome};
 use crate::copy::part::Part;
 use crate::error::{Error, Kind, Result};
@@ -25,6 +27,8 @@ pub struct Assignment {
     pub(super) cluster: String,
     /// Connection strings of its shards, in order.
     pub(super) shards: Vec<String>,
+    /// Which keys belong to which of them.
+    pub(super) maps: BTreeMap<String, KeyMap>,
     /// What to copy.
     pub(super) part: Part,
 }
@@ -95,7 +99,7 @@ thread_local! {
 /// # Errors
 /// 22023 where a connection string can't be read. An ERROR of the server is raised.
 pub fn copy_assigned(assignment: Assignment) -> Result<Reply> {
-    let Assignment { token, task_id, wave, cluster, shards, part } = assignment;
+    let Assignment { token, task_id, wave, cluster, shards, maps, part } = assignment;
     let key = (token.clone(), task_id, wave, shards.clone());
     let kept = KEPT.with_borrow_mut(Option::take);
     let mut copier = match kept {
@@ -112,7 +116,8 @@ pub fn copy_assigned(assignment: Assignment) -> Result<Reply> {
                     Ok(Endpoint { cluster: cluster.clone(), shard, conninfo })
                 })
                 .collect();
-            let destination = Cluster::new(&cluster, endpoints?)?;
+            let maps = maps.into_iter().map(|(column, map)| (column, Arc::new(map))).collect();
+            let destination = Cluster::new(&cluster, endpoints?)?.with_maps(maps);
             Copier::new(destination, token, task_id, wave, None)?
         }
     };

@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::{unbounded_channel, UnboundedSender};
 use tokio::task::JoinHandle;
 
+use crate::cluster::placement::shard_of_hash;
 use crate::cluster::{Cluster, Placement, ShardNo};
 use crate::copy::buffers::Budget;
 use crate::copy::load::{Job, Link, Load};
@@ -20,8 +21,9 @@ use crate::gucs;
 use crate::pg::db::{self, Arg};
 use crate::pg::encode::{Encoder, Format, Overflow, BINARY_HEADER, BINARY_TRAILER};
 use crate::pg::hash::KeyHash;
+use crate::pg::order::KeySearch;
 use crate::pg::progress::{self, Meter};
-use crate::pg::scan::{Scan, Table};
+use crate::pg::scan::{Attribute, Row, Scan, Table};
 use crate::pg::{dynamic_worker, interrupt, runtime, xact};
 
 /// Chunks are not larger than this, in bytes.
@@ -58,6 +60,7 @@ enum Scanned {
 /// Copies parts one after the other, over sessions that are kept.
 pub(super) struct Copier {
     runtime: Runtime,
+    destination: Cluster,
     links: Vec<Option<Link>>,
     budget: Arc<Budget>,
     meter: Meter,
@@ -86,7 +89,8 @@ impl Copier {
         let encoding = Some(dynamic_worker::database_encoding()).filter(|e| e != "UTF8");
         Ok(Self {
             runtime: runtime::build()?,
-            links: destination.shards.into_iter().map(|e| Some(Link::new(e))).collect(),
+            links: destination.shards.iter().map(|e| Some(Link::new(e.clone()))).collect(),
+            destination,
             budget: Budget::new(limit, chunk),
             meter: Meter::take(),
             encoding,
@@ -195,26 +199,27 @@ impl Copier {
         if under_snapshot != Some(i64::from(table.filenode())) {
             return Ok(Scanned::Rewritten);
         }
+        let placement = self.destination.placement(part.key());
         let mut columns = part.columns.clone();
-        if let Some(key) = &part.key_column {
-            // Last, for the hash alone.
-            columns.push(key.clone());
+        if placement != Placement::All {
+            // Last, for the placement alone.
+            columns.extend(part.key_column.clone());
         }
         let mut scan =
             Scan::begin(&table, &part.name(), &columns, part.blocks(), part.row_filter.as_deref())?;
         let format = part.format();
         let copied = &scan.attributes()[..part.columns.len()];
         let encoder = Encoder::new(copied, format)?;
-        let shards = senders.len() as u32;
-        let (placement, key) = match scan.attributes().get(part.columns.len()) {
-            Some(key) => (Placement::Hash { shards }, Some(KeyHash::new(*key, encoder.scratch())?)),
-            None => (Placement::All { shards }, None),
-        };
-        let mut outlets = Outlets::new(self, placement, senders, format);
+        let router =
+            Router::new(&placement, scan.attributes().get(part.columns.len()), encoder.scratch())?;
+        let mut outlets = Outlets::new(self, &router, senders, format);
         let first = part.blocks().from;
         let mut rows = 0;
         while let Some(row) = scan.next() {
-            let shard = placement.shard_of_hash(key.as_ref().and_then(|k| k.of(row)));
+            let shard = match router.route(row) {
+                Some(shard) => shard,
+                None => return Err(self.unplaced(part, &router, row)),
+            };
             if !outlets.append(shard, &encoder, row) {
                 // The shard's own error says why.
                 return Err(Error::new(Kind::Cancelled, "copy was given up"));
@@ -230,6 +235,66 @@ impl Copier {
         let bytes = outlets.finish(format)?;
         self.meter.set(rows, bytes, u64::from(part.block_count().unwrap_or(0)));
         Ok(Scanned::Rows { rows, bytes })
+    }
+
+    /// A row that has no place on any shard.
+    fn unplaced(&self, part: &Part, router: &Router, row: Row<'_>) -> Error {
+        let key = match router {
+            Router::Mapped(search) => search.key_of(row),
+            _ => "NULL".to_owned(),
+        };
+        let column = part.key_column.as_deref().unwrap_or_default();
+        Error::new(
+            Kind::Server("23514".to_owned()),
+            format!(
+                "no shard of cluster \"{}\" takes a row of table {}",
+                self.destination.name,
+                part.name()
+            ),
+        )
+        .detail(format!("Its sharding key \"{column}\" is {key}, which is mapped to no shard."))
+        .hint(format!(
+            "Delete the row or give it another key, then SELECT reshard_resume({task}); or \
+             SELECT reshard_cancel({task}), map the key to a shard, and start again.",
+            task = self.task_id
+        ))
+    }
+}
+
+/// Says which shard takes a row.
+enum Router {
+    All,
+    Hash(KeyHash, u32),
+    Mapped(KeySearch),
+}
+
+impl Router {
+    /// By the column of the key, which is there unless all shards get all rows.
+    fn new(
+        placement: &Placement,
+        key: Option<&Attribute>,
+        scratch: pgrx::pg_sys::MemoryContext,
+    ) -> Result<Self> {
+        Ok(match (placement, key) {
+            (Placement::All, _) => Self::All,
+            (Placement::Hash { shards }, Some(key)) => {
+                Self::Hash(KeyHash::new(*key, scratch)?, *shards)
+            }
+            (Placement::Mapped(map), Some(key)) => {
+                Self::Mapped(KeySearch::new(*key, map, scratch)?)
+            }
+            (_, None) => return Err(Error::internal("a scan without its sharding key")),
+        })
+    }
+
+    /// The number of the row's outlet; `None` where no shard takes it.
+    #[inline]
+    fn route(&self, row: Row<'_>) -> Option<ShardNo> {
+        match self {
+            Self::All => Some(ShardNo(0)),
+            Self::Hash(key, shards) => Some(shard_of_hash(key.of(row), *shards)),
+            Self::Mapped(key) => key.of(row),
+        }
     }
 }
 
@@ -254,7 +319,7 @@ struct Transport<'a> {
 impl<'a> Outlets<'a> {
     fn new(
         copier: &'a Copier,
-        placement: Placement,
+        router: &Router,
         senders: Vec<UnboundedSender<Load>>,
         format: Format,
     ) -> Self {
@@ -265,9 +330,9 @@ impl<'a> Outlets<'a> {
             }
             Outlet { buffer, rows: 0, senders }
         };
-        let outlets = match placement {
-            Placement::All { .. } => vec![outlet(senders)],
-            Placement::Hash { .. } => senders.into_iter().map(|s| outlet(vec![s])).collect(),
+        let outlets = match router {
+            Router::All => vec![outlet(senders)],
+            _ => senders.into_iter().map(|s| outlet(vec![s])).collect(),
         };
         Self { outlets, transport: Transport { copier, shipped: 0 } }
     }
@@ -275,11 +340,11 @@ impl<'a> Outlets<'a> {
     #[inline]
     fn append(
         &mut self,
-        shard: Option<ShardNo>,
+        shard: ShardNo,
         encoder: &Encoder,
-        row: crate::pg::scan::Row<'_>,
+        row: Row<'_>,
     ) -> bool {
-        let Outlet { buffer, rows, senders } = &mut self.outlets[shard.map_or(0, ShardNo::index)];
+        let Outlet { buffer, rows, senders } = &mut self.outlets[shard.index()];
         *rows += 1;
         let mut shipping = Shipping { transport: &mut self.transport, senders };
         encoder.append(row, buffer, &mut shipping)

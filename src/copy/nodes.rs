@@ -2,11 +2,12 @@
 //! own server, which scans it and sends its rows to the shards. Here is the
 //! coordinator's side, the sessions that have these backends work; the backend's
 //! side is [`super::assigned`].
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use futures::future::try_join_all;
 
-use crate::cluster::{Cluster, ShardNo};
+use crate::cluster::{Cluster, KeyMap, ShardNo};
 use crate::copy::assigned::{Assignment, Reply};
 use crate::copy::copier::is_lost_snapshot;
 use crate::copy::part::{self, Claim, Part};
@@ -178,6 +179,7 @@ impl<'a> Worker<'a> {
             wave: self.wave,
             cluster: node.destination.name.clone(),
             shards: node.destination.shards.iter().map(|s| s.conninfo.to_libpq()).collect(),
+            maps: maps_of(&node.destination),
             part: part.clone(),
         };
         let assignment = serde_json::to_string(&assignment)?;
@@ -201,6 +203,11 @@ impl<'a> Worker<'a> {
         session.batch("COMMIT").await?;
         Ok(serde_json::from_str(&reply)?)
     }
+}
+
+/// The mapped keys of a cluster, to be sent.
+fn maps_of(cluster: &Cluster) -> BTreeMap<String, KeyMap> {
+    cluster.maps.iter().map(|(column, map)| (column.clone(), KeyMap::clone(map))).collect()
 }
 
 /// Opens a session, once the backend of an earlier one has ended.

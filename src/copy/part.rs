@@ -6,7 +6,7 @@
 //! last part knows it.
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::ShardNo;
+use crate::cluster::{Method, ShardNo};
 use crate::error::{Error, Policy, Result};
 use crate::gucs;
 use crate::pg::db::{self, Arg};
@@ -37,6 +37,7 @@ pub(crate) struct Part {
     pub(crate) table_name: String,
     pub(crate) columns: Vec<String>,
     pub(crate) key_column: Option<String>,
+    pub(crate) key_method: Option<Method>,
     pub(crate) row_filter: Option<String>,
     format: String,
 }
@@ -45,6 +46,11 @@ impl Part {
     /// The table's name, quoted and qualified.
     pub(crate) fn name(&self) -> String {
         quote::qualified(&self.schema_name, &self.table_name)
+    }
+
+    /// What its rows are placed by; `None` where every shard gets all of them.
+    pub(crate) fn key(&self) -> Option<(&str, Method)> {
+        Some((self.key_column.as_deref()?, self.key_method?))
     }
 
     /// The blocks to read.
@@ -131,7 +137,8 @@ pub(crate) fn claim(task_id: i64, wave: i32, node: ShardNo, pid: i32) -> Result<
                  'table_id', p.table_id, 'part_no', p.part_no, 'block_from', p.block_from, \
                  'block_to', p.block_to, 'attempts', p.attempts, 'relation', p.relation::bigint, \
                  'schema_name', t.schema_name, 'table_name', t.table_name, 'columns', t.columns, \
-                 'key_column', t.key_column, 'row_filter', t.row_filter, 'format', t.format)",
+                 'key_column', t.key_column, \
+                 'key_method', t.key_method, 'row_filter', t.row_filter, 'format', t.format)",
             &[
                 Arg::I64(task_id),
                 Arg::I32(wave),

@@ -121,14 +121,16 @@ fn check(task_id: i64) -> Result<()> {
     }
 }
 
-/// Notes by which columns the source spreads the tables over its shards.
+/// Notes by which columns, and how, the source spreads the tables over its shards.
 ///
 /// # Errors
 /// SPI's.
 pub fn plan_source_keys(task_id: i64, source: &str) -> Result<()> {
     db::execute(
         "UPDATE reshard.copy_table AS t \
-            SET source_key = reshard.sharding_key_of(t.relation, $2) WHERE t.task_id = $1",
+            SET (source_key, source_method) = \
+                (SELECT k.column_name, k.method FROM reshard.sharding_key_of(t.relation, $2) AS k) \
+          WHERE t.task_id = $1",
         &[Arg::I64(task_id), Arg::Text(source)],
     )
     .map(|_| ())

@@ -11,6 +11,7 @@ pub mod encode;
 pub mod hash;
 pub mod interrupt;
 pub mod memory;
+pub mod order;
 pub mod progress;
 pub mod report;
 pub mod runtime;

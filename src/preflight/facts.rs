@@ -3,11 +3,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Cluster, ShardingRule, Side};
+use crate::cluster::{Cluster, Method, ShardingRule, Side};
 use crate::error::{Error, Result};
 use crate::gucs;
 use crate::pg::{db, shmem};
 use crate::preflight::nodes::Nodes;
+use crate::preflight::placement::Mapped;
 use crate::preflight::Verb;
 use crate::remote::Endpoint;
 use crate::state;
@@ -45,6 +46,8 @@ pub struct Facts<'a> {
     pub nodes: Option<Nodes>,
     /// A migration of another shard that this database takes part in.
     pub joined: Option<String>,
+    /// Tables whose keys are mapped to shards, of either cluster.
+    pub mapped: Vec<Mapped>,
 }
 
 /// A connection that a subscription needs and that could not be made.
@@ -217,7 +220,16 @@ pub struct Table {
     pub key_generated: bool,
     pub key_published: bool,
     pub key_type: Option<String>,
+    /// How its values are placed.
+    pub key_method: Option<Method>,
+    /// Its type without modifiers, as SQL.
+    pub key_type_name: Option<String>,
+    pub key_type_oid: Option<u32>,
+    pub key_collation: Option<u32>,
+    /// Row filter of the publication.
+    pub row_filter: Option<String>,
     pub key_hashable: bool,
+    pub key_comparable: bool,
     /// Its type and collation come with PostgreSQL.
     pub key_built_in: bool,
     pub identity: String,
@@ -338,6 +350,7 @@ impl<'a> Facts<'a> {
             unreachable: Vec::new(),
             nodes: None,
             joined: state::joined()?,
+            mapped: Vec::new(),
         })
     }
 
@@ -380,6 +393,19 @@ impl Table {
     /// Whether its rows are spread over the shards.
     pub fn is_sharded(&self) -> bool {
         self.key_exists
+    }
+
+    /// The column that spreads it over the destination, and how.
+    pub fn sharding_key(&self) -> Option<(&str, Method)> {
+        Some((self.key.as_deref().filter(|_| self.key_exists)?, self.key_method?))
+    }
+
+    /// Whether equal keys of the two tables are placed on the same shard.
+    pub fn is_placed_like(&self, other: &Self) -> bool {
+        match (self.sharding_key(), other.sharding_key()) {
+            (Some((_, Method::Hash)), Some((_, Method::Hash))) => true,
+            (one, two) => one == two,
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::preflight::facts::{
     Content, Existing, Facts, ForeignKey, ServerState, Table, Unreachable, Use,
 };
-use crate::preflight::{nodes, sample};
+use crate::preflight::{nodes, placement, sample};
 use crate::remote::quote::{ident, qualified};
 use crate::remote::{self, replication, Connection, Endpoint, Needed, Purpose};
 use crate::state::options::SchemaScope;
@@ -55,6 +55,13 @@ pub async fn all(facts: &mut Facts<'_>) {
     if let (Some(session), Some(content), false) = (&source, &facts.content, others.is_empty()) {
         match nodes::gather(facts, content, session, &others).await {
             Ok(nodes) => facts.nodes = Some(nodes),
+            Err(error) => fail(facts, home, error),
+        }
+    }
+    if let Some(session) = &source {
+        let others: Vec<(&Endpoint, &Connection)> = others.iter().map(|(e, s)| (e, s)).collect();
+        match placement::gather(facts, session, &others).await {
+            Ok(mapped) => facts.mapped = mapped,
             Err(error) => fail(facts, home, error),
         }
     }
@@ -212,6 +219,7 @@ async fn content(facts: &Facts<'_>, session: &Connection) -> Result<Content> {
                 "schema_name": r.schema_name,
                 "table_name": r.table_name,
                 "column_name": r.column_name,
+                "method": r.method,
             })
         })
         .collect();
@@ -226,7 +234,7 @@ async fn content(facts: &Facts<'_>, session: &Connection) -> Result<Content> {
         for foreign_key in &mut content.foreign_keys {
             foreign_key.crosses = crosses(session, &tables, foreign_key).await?;
         }
-        sample::look(session, &mut content.tables, facts.destination.size()).await?;
+        sample::look(session, &mut content.tables, facts.destination).await?;
     }
     Ok(content)
 }
@@ -243,7 +251,8 @@ async fn crosses(
         return Ok(None);
     };
     let (Some(from_key), Some(to_key)) = (&from.key, &to.key) else { return Ok(None) };
-    if foreign_key.holds_keys(from_key, to_key) || from.key_type != to.key_type {
+    let comparable = from.key_type == to.key_type && from.is_placed_like(to);
+    if foreign_key.holds_keys(from_key, to_key) || !comparable {
         return Ok(None);
     }
     let joined: Vec<String> = foreign_key

@@ -13,6 +13,7 @@ mod facts;
 mod finding;
 mod gather;
 mod nodes;
+mod placement;
 mod publication;
 mod reach;
 mod sample;
@@ -83,6 +84,9 @@ const CHECKS: &[Check] = &[
     publication::sharding_key_column,
     publication::sharding_key_published,
     publication::sharding_key_type,
+    placement::sharding_key_mapping,
+    placement::sharding_key_rows,
+    placement::sharding_key_shards,
     table::sharding_key_null,
     database::exclude_schemas,
     destination::destination_extension,

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use futures::future::try_join_all;
 use serde::Deserialize;
 
-use crate::cluster::{ShardNo, Side};
+use crate::cluster::{Method, ShardNo, Side};
 use crate::error::{Error, Kind, Result};
 use crate::preflight::facts::{Content, Facts};
 use crate::preflight::finding::Finding;
@@ -37,14 +37,25 @@ pub struct NodeFacts {
 }
 
 /// A published table and the column that spreads it over the source.
-#[derive(Debug, Clone, Deserialize)]
+#[derive(Debug, Clone)]
 pub struct Spread {
-    schema_name: String,
-    table_name: String,
-    key: Option<String>,
+    pub(super) schema_name: String,
+    pub(super) table_name: String,
+    /// What the source knows of the key.
+    pub(super) key: SourceKey,
+    pub(super) row_filter: Option<String>,
     /// Key of the destination.
-    #[serde(skip)]
     wanted: Option<String>,
+}
+
+/// A sharding key of the source.
+#[derive(Debug, Clone, Deserialize)]
+pub struct SourceKey {
+    pub(super) column: Option<String>,
+    pub(super) method: Option<Method>,
+    pub(super) type_name: Option<String>,
+    pub(super) type_oid: Option<u32>,
+    pub(super) collation: Option<u32>,
 }
 
 /// What is known of a source of several shards.
@@ -53,7 +64,7 @@ pub struct Nodes {
     /// This database, and each other shard.
     here: NodeFacts,
     others: Vec<(Endpoint, NodeFacts)>,
-    tables: Vec<Spread>,
+    pub(super) tables: Vec<Spread>,
     /// Omni tables whose copies differ, with the shard.
     unequal: Vec<(Endpoint, String)>,
 }
@@ -80,20 +91,27 @@ pub async fn gather(
     }))
     .await?;
     for table in content.tables.iter().filter(|t| t.leaf) {
-        let key: Option<String> = here
+        let key: String = here
             .value(
-                "SELECT reshard.sharding_key_of($1::bigint::oid, $2)::text",
+                "SELECT jsonb_build_object('column', k.column_name, 'method', k.method, \
+                        'type_name', format_type(a.atttypid, -1), \
+                        'type_oid', a.atttypid::bigint, 'collation', a.attcollation::bigint)::text \
+                   FROM reshard.sharding_key_of($1::bigint::oid, $2) AS k \
+                   LEFT JOIN pg_attribute AS a ON a.attrelid = $1::bigint::oid \
+                         AND a.attname = k.column_name AND a.attnum > 0 AND NOT a.attisdropped",
                 &[&table.oid, &facts.source.name],
             )
             .await?;
+        let key = serde_json::from_str(&key)?;
         nodes.tables.push(Spread {
             schema_name: table.schema_name.clone(),
             table_name: table.table_name.clone(),
             key,
+            row_filter: table.row_filter.clone(),
             wanted: table.key.clone(),
         });
     }
-    for table in nodes.tables.iter().filter(|t| t.key.is_none()) {
+    for table in nodes.tables.iter().filter(|t| t.key.column.is_none()) {
         let name = qualified(&table.schema_name, &table.table_name);
         for (endpoint, session) in others {
             if differ(here, session, &name).await? {
@@ -293,7 +311,7 @@ pub fn node_sequences(facts: &Facts<'_>) -> Vec<Finding> {
 pub fn node_keys(facts: &Facts<'_>) -> Vec<Finding> {
     let Some(nodes) = &facts.nodes else { return Vec::new() };
     let name = &facts.source.name;
-    if !nodes.tables.is_empty() && nodes.tables.iter().all(|t| t.key.is_none()) {
+    if !nodes.tables.is_empty() && nodes.tables.iter().all(|t| t.key.column.is_none()) {
         return vec![Finding::error(
             "sharding_key_missing",
             Kind::WrongState,
@@ -309,7 +327,7 @@ pub fn node_keys(facts: &Facts<'_>) -> Vec<Finding> {
     nodes
         .tables
         .iter()
-        .filter(|t| facts.is_spread() && t.key.is_some() && t.wanted.is_some() && t.key != t.wanted)
+        .filter(|t| facts.is_spread() && t.key.column.is_some() && t.wanted.is_some() && t.key.column != t.wanted)
         .map(|t| {
             let table = qualified(&t.schema_name, &t.table_name);
             Finding::error(

@@ -1,4 +1,5 @@
 //! Checks of the publication and of the sharding keys of its tables.
+use crate::cluster::Method;
 use crate::error::Kind;
 use crate::preflight::facts::{Facts, Table};
 use crate::preflight::finding::Finding;
@@ -183,12 +184,15 @@ pub fn sharding_key_published(facts: &Facts<'_>) -> Vec<Finding> {
     })
 }
 
-/// Sharding keys are of types that can be hashed and stand in a row filter.
+/// Sharding keys are of types that can be hashed, or compared where keys are mapped to
+/// shards, and stand in a row filter.
 pub fn sharding_key_type(facts: &Facts<'_>) -> Vec<Finding> {
     let filtered = facts.is_spread();
-    let wrong = |t: &Table| t.key_exists && !(t.key_hashable && (t.key_built_in || !filtered));
+    let mapped = |t: &Table| t.key_method.is_some_and(Method::is_mapped);
+    let fits = |t: &Table| if mapped(t) { t.key_comparable } else { t.key_hashable };
+    let wrong = |t: &Table| t.key_exists && !(fits(t) && (t.key_built_in || !filtered));
     wrong_keys(facts, "sharding_key_type", &Kind::BadArgument, wrong, |t, key| {
-        if t.key_hashable {
+        if fits(t) {
             return (
                 format!("sharding key \"{key}\" of table {} can't stand in a row filter", t.name),
                 format!(
@@ -202,10 +206,15 @@ pub fn sharding_key_type(facts: &Facts<'_>) -> Vec<Finding> {
             );
         }
         (
-            format!("sharding key \"{key}\" of table {} can't be hashed", t.name),
             format!(
-                "Type {} has no default operator class for access method hash.",
-                t.key_type.as_deref().unwrap_or("of the column")
+                "sharding key \"{key}\" of table {} can't be {}",
+                t.name,
+                if mapped(t) { "compared" } else { "hashed" }
+            ),
+            format!(
+                "Type {} has no default operator class for access method {}.",
+                t.key_type.as_deref().unwrap_or("of the column"),
+                if mapped(t) { "btree" } else { "hash" }
             ),
             "Shard the table by a column of another type.".to_owned(),
         )

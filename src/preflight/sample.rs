@@ -1,6 +1,7 @@
 //! Looks into the rows of sharded tables: keys that are null, and how a sample
 //! of them is spread over the shards. Bounded in time.
-use crate::cluster::placement::{Placement, HASH_PARTITION_SEED};
+use crate::cluster::placement::{shard_of_hash, HASH_PARTITION_SEED};
+use crate::cluster::{Cluster, KeySql, Placement};
 use crate::error::{Error, Result};
 use crate::preflight::facts::Table;
 use crate::remote::quote::{ident, qualified};
@@ -17,7 +18,7 @@ const TIMEOUT: &str = "SET statement_timeout = '2s'";
 ///
 /// # Errors
 /// The server's, but for those of a single table that can't be read in time.
-pub async fn look(session: &Connection, tables: &mut [Table], shards: u32) -> Result<()> {
+pub async fn look(session: &Connection, tables: &mut [Table], cluster: &Cluster) -> Result<()> {
     session.batch(TIMEOUT).await?;
     let mut sharded: Vec<&mut Table> =
         tables.iter_mut().filter(|t| t.leaf && t.is_sharded()).collect();
@@ -27,18 +28,20 @@ pub async fn look(session: &Connection, tables: &mut [Table], shards: u32) -> Re
             table.has_null_keys = in_time(null_keys(session, table).await)?;
         }
         if i < TABLES && table.heap_bytes > 0 {
-            table.sample = in_time(spread(session, table, shards).await)?.unwrap_or_default();
+            table.sample = in_time(spread(session, table, cluster).await)?.unwrap_or_default();
         }
     }
     Ok(())
 }
 
-/// None where it took too long, or is locked, or can't be hashed that way.
-fn in_time<T>(outcome: Result<T>) -> Result<Option<T>> {
+/// None where it took too long, or is locked, or can't be hashed that way, or where a
+/// mapped key can't be read: then another check says so.
+pub(super) fn in_time<T>(outcome: Result<T>) -> Result<Option<T>> {
     match outcome {
         Ok(value) => Ok(Some(value)),
         Err(Error { kind: crate::error::Kind::Server(code), .. })
-            if matches!(code.as_str(), "57014" | "55P03" | "42883") =>
+            if matches!(code.as_str(), "57014" | "55P03" | "42883")
+                || code.starts_with("22") =>
         {
             Ok(None)
         }
@@ -55,8 +58,29 @@ async fn null_keys(session: &Connection, table: &Table) -> Result<bool> {
 }
 
 /// Rows and bytes of a sample that each shard would get.
-async fn spread(session: &Connection, table: &Table, shards: u32) -> Result<Vec<(i64, i64)>> {
-    let (Some(key), Some(hash)) = (&table.key, &table.key_hash) else { return Ok(Vec::new()) };
+async fn spread(
+    session: &Connection,
+    table: &Table,
+    cluster: &Cluster,
+) -> Result<Vec<(i64, i64)>> {
+    let Some(key) = table.key.as_deref().map(|key| format!("t.{}", ident(key))) else {
+        return Ok(Vec::new());
+    };
+    let placement = cluster.placement(table.sharding_key());
+    let place = match (&placement, &table.key_hash, &table.key_type_name) {
+        (Placement::Hash { .. }, Some(hash), _) => {
+            format!("{hash}({key}, {})", HASH_PARTITION_SEED as i64)
+        }
+        (Placement::Mapped(map), _, Some(type_name)) => {
+            let key = KeySql { expression: &key, type_name };
+            let whens: Vec<String> = cluster
+                .numbers()
+                .map(|shard| format!("WHEN {} THEN {shard}", map.takes(shard, key)))
+                .collect();
+            format!("(CASE {} END)::bigint", whens.join(" "))
+        }
+        _ => return Ok(Vec::new()),
+    };
     let name = qualified(&table.schema_name, &table.table_name);
     // Blocks at random: twice as many as are needed by the estimate.
     let percent = match table.row_estimate {
@@ -73,20 +97,22 @@ async fn spread(session: &Connection, table: &Table, shards: u32) -> Result<Vec<
         )
         .await?;
     let sql = format!(
-        "SELECT {hash}(t.{}, {}), ({})::bigint \
+        "SELECT {place}, ({})::bigint \
            FROM ONLY {name} AS t TABLESAMPLE SYSTEM ({percent}) LIMIT {ROWS}",
-        ident(key),
-        HASH_PARTITION_SEED as i64,
         bytes.unwrap_or_else(|| "0".to_owned())
     );
-    let placement = Placement::Hash { shards };
+    let shards = cluster.size();
     let mut out = vec![(0, 0); shards as usize];
     for row in session.query(&sql, &[]).await? {
         let get = |e: tokio_postgres::Error| session.error(&e);
-        let hash: Option<i64> = row.try_get(0).map_err(get)?;
+        let place: Option<i64> = row.try_get(0).map_err(get)?;
         let bytes: i64 = row.try_get(1).map_err(get)?;
-        let shard = placement.shard_of_hash(hash.map(|h| h as u64)).map_or(0, |s| s.index());
-        if let Some((rows, size)) = out.get_mut(shard) {
+        let shard = match placement {
+            Placement::Hash { .. } => Some(shard_of_hash(place.map(|h| h as u64), shards).index()),
+            // Rows that no shard takes are looked for by another check.
+            _ => place.and_then(|p| usize::try_from(p).ok()),
+        };
+        if let Some((rows, size)) = shard.and_then(|shard| out.get_mut(shard)) {
             *rows += 1;
             *size += bytes;
         }

@@ -201,7 +201,7 @@ mod tests {
         let cluster = |name: &str| {
             let conninfo = Conninfo::parse("host=h dbname=d").unwrap();
             let shards = vec![Endpoint { cluster: name.into(), shard: 0, conninfo }];
-            Cluster { name: name.into(), shards }
+            Cluster::new(name, shards).unwrap()
         };
         let (prod, sharded) = (cluster("prod"), cluster("sharded"));
         let options = Options::default();

@@ -1,4 +1,5 @@
 //! Checks of the tables and what is built on them.
+use crate::cluster::Method;
 use crate::error::Kind;
 use crate::preflight::facts::{Facts, ForeignKey, Table};
 use crate::preflight::finding::{Finding, Severity};
@@ -78,6 +79,12 @@ fn judge(facts: &Facts<'_>, key: &ForeignKey) -> Option<Finding> {
                 "Every shard gets all rows of {}, but only some of the rows of {} to which they \
                  refer.",
                 key.from_name, key.to_name
+            ),
+            &drop,
+        )),
+        (Some(from_key), Some(to_key)) if !from.is_placed_like(to) => Some(error(
+            format!(
+                "Keys \"{from_key}\" and \"{to_key}\" of its tables are placed in different ways."
             ),
             &drop,
         )),
@@ -232,12 +239,13 @@ fn identity(facts: &Facts<'_>, table: &Table) -> Option<Finding> {
     )))
 }
 
-/// Rows without a sharding key, which all go to shard 0.
+/// Rows without a sharding key, which all go to shard 0 where the placement is by hash.
 pub fn sharding_key_null(facts: &Facts<'_>) -> Vec<Finding> {
     if !facts.is_spread() {
         return Vec::new();
     }
-    let wrong = |t: &&Table| t.has_null_keys == Some(true);
+    let wrong =
+        |t: &&Table| t.has_null_keys == Some(true) && t.key_method == Some(Method::Hash);
     facts
         .leaves()
         .filter(wrong)

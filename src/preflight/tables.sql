@@ -3,18 +3,18 @@
 -- The key follows the same rules as the plan of the copy. Read-only.
 -- $1 publication, $2 sharding rules as JSON text, in order of precedence.
 WITH RECURSIVE rule AS (
-    SELECT r.schema_name, r.table_name, r.column_name, r.ordinality
+    SELECT r.schema_name, r.table_name, r.column_name, r.method, r.ordinality
       FROM ROWS FROM (jsonb_to_recordset($2::text::jsonb)
-               AS (schema_name text, table_name text, column_name text)) WITH ORDINALITY
-               AS r (schema_name, table_name, column_name, ordinality)
+               AS (schema_name text, table_name text, column_name text, method text)) WITH ORDINALITY
+               AS r (schema_name, table_name, column_name, method, ordinality)
 ), published AS (
-    SELECT c.oid, c.relkind, p.attnames
+    SELECT c.oid, c.relkind, p.attnames, p.rowfilter
       FROM pg_publication_tables AS p
       JOIN pg_namespace AS n ON n.nspname = p.schemaname
       JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename
      WHERE p.pubname = $1 AND n.nspname <> 'reshard'
 ), leaf AS (
-    SELECT DISTINCT ON (l.oid) l.oid, p.attnames
+    SELECT DISTINCT ON (l.oid) l.oid, p.attnames, p.rowfilter
       FROM published AS p
      CROSS JOIN LATERAL (
               SELECT p.oid WHERE p.relkind <> 'p'
@@ -23,15 +23,20 @@ WITH RECURSIVE rule AS (
            ) AS l (oid)
      ORDER BY l.oid
 ), member AS (
-    SELECT l.oid, l.attnames, true AS leaf FROM leaf AS l
+    SELECT l.oid, l.attnames, l.rowfilter, true AS leaf FROM leaf AS l
     UNION
-    SELECT DISTINCT ON (a.relid) a.relid::oid, l.attnames, false
+    SELECT DISTINCT ON (a.relid) a.relid::oid, l.attnames, l.rowfilter, false
       FROM leaf AS l CROSS JOIN LATERAL pg_partition_ancestors(l.oid) AS a
      WHERE a.relid <> l.oid
 ), keyed AS (
-    SELECT m.oid, m.leaf, m.attnames, n.nspname, c.relname, c.relkind, c.relpersistence,
+    SELECT m.oid, m.leaf, m.attnames, m.rowfilter, n.nspname, c.relname, c.relkind, c.relpersistence,
            c.relispartition, c.relreplident, c.relhasindex, c.reltuples,
-           (SELECT r.column_name
+           k.column_name AS key, k.method AS key_method
+      FROM member AS m
+      JOIN pg_class AS c ON c.oid = m.oid
+      JOIN pg_namespace AS n ON n.oid = c.relnamespace
+      LEFT JOIN LATERAL (
+            SELECT r.column_name, r.method
               FROM rule AS r
               LEFT JOIN LATERAL (
                        SELECT min(a.distance) AS distance
@@ -51,14 +56,12 @@ WITH RECURSIVE rule AS (
                                  WHERE a.attrelid = m.oid AND a.attname = r.column_name
                                    AND a.attnum > 0 AND NOT a.attisdropped))
              ORDER BY named.distance NULLS LAST, r.ordinality
-             LIMIT 1) AS key
-      FROM member AS m
-      JOIN pg_class AS c ON c.oid = m.oid
-      JOIN pg_namespace AS n ON n.oid = c.relnamespace
+             LIMIT 1) AS k ON true
 ), base AS (
     SELECT k.*, a.attnum AS key_attnum, a.attgenerated AS key_generated,
            a.attnotnull AS key_not_null,
            format_type(a.atttypid, a.atttypmod) AS key_type,
+           format_type(a.atttypid, -1) AS key_type_name,
            a.atttypid::bigint AS key_type_oid, a.attcollation::bigint AS key_collation,
            CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END AS key_base
       FROM keyed AS k
@@ -73,13 +76,28 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
     'key', b.key, 'key_exists', b.key_attnum IS NOT NULL,
     'key_generated', coalesce(b.key_generated <> '', false),
     'key_published', coalesce(b.key = ANY (b.attnames), false),
-    'key_type', b.key_type,
+    'key_type', b.key_type, 'key_method', b.key_method, 'key_type_name', b.key_type_name,
+    'key_type_oid', b.key_type_oid, 'key_collation', b.key_collation, 'row_filter', b.rowfilter,
     -- 16384 is FirstNormalObjectId: what is below is built in.
     'key_built_in', coalesce(b.key_type_oid < 16384 AND b.key_collation < 16384, false),
     'key_hashable', EXISTS (
         -- 405 is the access method hash. Binary-coercible types use another's operators.
         SELECT FROM pg_type AS t
           JOIN pg_opclass AS o ON o.opcmethod = 405 AND o.opcdefault
+         WHERE t.oid = b.key_base
+           AND (o.opcintype = t.oid
+                OR o.opcintype = 'anyenum'::regtype AND t.typtype = 'e'
+                OR o.opcintype = 'anyrange'::regtype AND t.typtype = 'r'
+                OR o.opcintype = 'anymultirange'::regtype AND t.typtype = 'm'
+                OR o.opcintype = 'record'::regtype AND t.typtype = 'c'
+                OR o.opcintype = 'anyarray'::regtype AND t.typelem <> 0 AND t.typlen = -1
+                OR EXISTS (SELECT FROM pg_cast AS c
+                            WHERE c.castsource = t.oid AND c.casttarget = o.opcintype
+                              AND c.castmethod = 'b' AND c.castcontext = 'i'))),
+    'key_comparable', EXISTS (
+        -- 403 is the access method btree.
+        SELECT FROM pg_type AS t
+          JOIN pg_opclass AS o ON o.opcmethod = 403 AND o.opcdefault
          WHERE t.oid = b.key_base
            AND (o.opcintype = t.oid
                 OR o.opcintype = 'anyenum'::regtype AND t.typtype = 'e'

@@ -9,6 +9,7 @@ use crate::cluster::{Direction, ShardNo, Side};
 use crate::error::{Error, Result};
 use crate::remote::quote::literal;
 use crate::remote::{Connection, Links};
+use crate::replication::filter::{self, FiltersOf};
 use crate::replication::{publication, slot, subscription};
 use crate::state::flow::Flow;
 use crate::state::table::Table;
@@ -25,29 +26,25 @@ pub async fn prepare_reverse(
     binary: bool,
 ) -> Result<()> {
     let (publisher, subscriber) = (Direction::Reverse.publisher(), Direction::Reverse.subscriber());
-    // Rows are placed by the keys of the cluster that they go to.
-    let placed: Vec<Table> =
-        tables.iter().map(|t| Table { key_column: t.source_key.clone(), ..t.clone() }).collect();
-    let mut parents = BTreeMap::new();
+    let placed_on = links.cluster(subscriber);
+    let mut filters = FiltersOf::new();
     for (shard, session) in links.sessions(publisher).await? {
-        parents.insert(shard, publication::placement_parents(&session, &placed, publisher).await?);
+        let own = filter::filters(&session, publisher, tables, subscriber, placed_on).await?;
+        filters.insert(shard, own);
     }
     try_join_all(flows.iter().map(|flow| {
-        let (placed, parents) = (&placed, &parents);
+        let filters = &filters;
         async move {
             let shard = flow.shard_on(publisher);
             let session = links.session(publisher, shard).await?;
             let first = links.first(publisher);
             let own: Vec<Table> = tables
                 .iter()
-                .zip(placed)
-                .filter(|(table, _)| table.comes_from(publisher, shard, first))
-                .map(|(_, placed)| placed.clone())
+                .filter(|table| table.comes_from(publisher, shard, first))
+                .cloned()
                 .collect();
-            let parents = publication::of_publisher(parents, shard)?;
-            let subscribers = links.cluster(subscriber).size();
-            let to = flow.shard_on(subscriber);
-            publication::create(&session, flow, &own, parents, to, subscribers).await?;
+            let filters = filter::of_publisher(filters, shard)?;
+            publication::create(&session, flow, &own, filters, flow.shard_on(subscriber)).await?;
             slot::create(&session, &flow.slot_name).await
         }
     }))

@@ -4,6 +4,8 @@
 //! Every step can be repeated: names follow from the migration's number, and
 //! what is there already is left as it is.
 pub mod cleanup;
+pub mod filter;
+pub mod guard;
 pub mod handoff;
 pub mod join;
 pub mod locked;

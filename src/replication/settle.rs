@@ -11,6 +11,7 @@ use crate::cluster::{Cluster, Side};
 use crate::error::{Error, Kind, Result};
 use crate::remote::quote::{ident, literal};
 use crate::remote::Connection;
+use crate::replication::guard::GUARDS;
 use crate::replication::locked;
 use crate::state::options::ReplicaIdentity;
 use crate::state::table::Table;
@@ -337,11 +338,10 @@ pub async fn restore(session: &Connection, tables: &[Table], keep_fence: bool) -
         locked::batch(session, &name, &format!("ALTER TABLE {name} REPLICA IDENTITY {wanted}"))
             .await?;
     }
-    drop_triggers(
-        session,
-        if keep_fence { &[DETOAST_TRIGGER] } else { &[DETOAST_TRIGGER, FENCE_TRIGGER] },
-    )
-    .await
+    let mut triggers = vec![DETOAST_TRIGGER];
+    triggers.extend(GUARDS);
+    triggers.extend((!keep_fence).then_some(FENCE_TRIGGER));
+    drop_triggers(session, &triggers).await
 }
 
 /// Drops our triggers of these names from every relation of the server.

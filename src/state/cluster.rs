@@ -1,5 +1,6 @@
 //! Declared clusters: FOREIGN SERVERs of the wrapper `reshard`, their passwords
-//! in user mappings, their sharding keys in `reshard.sharding_rule`.
+//! in user mappings, their sharding keys in `reshard.sharding_rule`, the keys that
+//! are mapped to shards in [`super::mapping`].
 use serde::Deserialize;
 
 use crate::cluster::{Cluster, ShardingRule};
@@ -7,6 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::pg::db::{self, Arg};
 use crate::remote::quote::{ident, literal};
 use crate::remote::{Conninfo, Endpoint};
+use crate::state::mapping;
 
 #[derive(Deserialize)]
 struct Declared {
@@ -15,12 +17,12 @@ struct Declared {
     password: Option<String>,
 }
 
-/// The shards of a cluster, passwords included.
+/// The shards of a cluster, passwords included, and the keys that are mapped to them.
 ///
 /// # Errors
 /// 42704 where no shard of that cluster is declared, 55000 where one is missing.
 pub fn load(name: &str) -> Result<Cluster> {
-    Cluster::new(name, endpoints(name)?)
+    Ok(Cluster::new(name, endpoints(name)?)?.with_maps(mapping::maps(name)?))
 }
 
 /// The declared shards of a cluster, complete or not.
@@ -108,36 +110,59 @@ pub fn rules(cluster: &str) -> Result<Vec<ShardingRule>> {
 }
 
 /// Adds a sharding key; false where it is known already.
+///
+/// # Errors
+/// 42710 where the column has another method already.
 pub fn add_rule(cluster: &str, rule: &ShardingRule) -> Result<bool> {
-    if rules(cluster)?.contains(rule) {
+    let known = rules(cluster)?;
+    if known.contains(rule) {
         return Ok(false);
+    }
+    // Mappings are those of a column: by list and by range they are different ones.
+    let other = known.iter().find(|r| {
+        r.method != rule.method
+            && r.column_name == rule.column_name
+            && (r.is_alike(rule) || r.method.is_mapped() && rule.method.is_mapped())
+    });
+    if let Some(other) = other {
+        return Err(Error::new(
+            Kind::DuplicateObject,
+            format!(
+                "column \"{}\" is a sharding key of cluster \"{cluster}\" by {} already",
+                rule.column_name,
+                other.method.as_str()
+            ),
+        )
+        .hint("Take that back first, with reshard_drop_sharding_key()."));
     }
     db::execute(
         "INSERT INTO reshard.sharding_rule \
                 (cluster_name, rule_no, column_name, method, schema_name, table_name) \
-         SELECT $1, coalesce(max(rule_no), 0) + 1, $2, 'hash', $3, $4 \
+         SELECT $1, coalesce(max(rule_no), 0) + 1, $2, $5, $3, $4 \
            FROM reshard.sharding_rule WHERE cluster_name = $1",
         &[
             Arg::Text(cluster),
             Arg::Text(&rule.column_name),
             Arg::OptText(rule.schema_name.as_deref()),
             Arg::OptText(rule.table_name.as_deref()),
+            Arg::Text(rule.method.as_str()),
         ],
     )?;
     Ok(true)
 }
 
-/// Forgets a sharding key; false where there is none like it.
-pub fn drop_rule(cluster: &str, rule: &ShardingRule) -> Result<bool> {
+/// Forgets the sharding key of a column, of all tables or of one; false where there is none.
+pub fn drop_rule(cluster: &str, column: &str, relation: Option<(&str, &str)>) -> Result<bool> {
+    let (schema, table) = relation.unzip();
     let dropped = db::execute(
         "DELETE FROM reshard.sharding_rule \
           WHERE cluster_name = $1 AND column_name = $2 \
             AND schema_name IS NOT DISTINCT FROM $3 AND table_name IS NOT DISTINCT FROM $4",
         &[
             Arg::Text(cluster),
-            Arg::Text(&rule.column_name),
-            Arg::OptText(rule.schema_name.as_deref()),
-            Arg::OptText(rule.table_name.as_deref()),
+            Arg::Text(column),
+            Arg::OptText(schema),
+            Arg::OptText(table),
         ],
     )?;
     Ok(dropped > 0)

@@ -5,6 +5,7 @@ pub mod cutover;
 pub mod event;
 pub mod flow;
 pub mod intent;
+pub mod mapping;
 pub mod options;
 pub mod schema;
 pub mod table;

@@ -1,7 +1,7 @@
 //! Tables of a migration: every leaf and ordinary table that moves.
 use serde::Deserialize;
 
-use crate::cluster::{ShardNo, Side};
+use crate::cluster::{Method, ShardNo, Side};
 use crate::error::Result;
 use crate::pg::db::{self, Arg};
 use crate::remote::quote::qualified;
@@ -23,9 +23,13 @@ pub struct Table {
     pub column_list: bool,
     /// Sharding key of the destination; `None` for an omni table.
     pub key_column: Option<String>,
+    /// How its values are placed.
+    pub key_method: Option<Method>,
     /// Sharding key of a source of several shards; `None` where each of them has
     /// the table whole, or where there is one.
     pub source_key: Option<String>,
+    /// How its values are placed on the source.
+    pub source_method: Option<Method>,
     /// Row filter of the user's publication.
     pub row_filter: Option<String>,
     /// `pg_class.relreplident` before the migration.
@@ -50,6 +54,15 @@ impl Table {
             Side::Source => self.source_key.as_deref(),
             Side::Destination => self.key_column.as_deref(),
         }
+    }
+
+    /// The same, with how it does.
+    pub fn sharding_key(&self, side: Side) -> Option<(&str, Method)> {
+        let method = match side {
+            Side::Source => self.source_method,
+            Side::Destination => self.key_method,
+        };
+        Some((self.key(side)?, method?))
     }
 
     /// Whether its rows come from this shard of a side; `first` is the one that

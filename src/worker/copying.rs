@@ -14,7 +14,8 @@ use crate::copy;
 use crate::cutover::fence;
 use crate::error::{Error, Policy, Result};
 use crate::pg::xact::transaction;
-use crate::replication::publication::{self, Parents, ParentsOf};
+use crate::replication::filter::{self, FiltersOf};
+use crate::replication::guard;
 use crate::replication::settle::{self, Identity, Settings};
 use crate::schema;
 use crate::state::table::{self, Table};
@@ -38,10 +39,10 @@ pub async fn run(migration: &Migration, shared: &Rc<Shared>) -> Result<()> {
     if migration.task.kind != Type::Reshard {
         schema::install_helpers(migration.links.cluster(Side::Destination)).await?;
     }
-    let parents = prepare(migration).await?;
+    let filters = prepare(migration).await?;
     let copied = Cell::new(false);
     try_join!(
-        rows(migration, shared, &parents, &copied),
+        rows(migration, shared, &filters, &copied),
         early_keys(migration, &copied),
         watch_slots(migration, &copied)
     )?;
@@ -53,7 +54,7 @@ pub async fn run(migration: &Migration, shared: &Rc<Shared>) -> Result<()> {
 async fn rows(
     migration: &Migration,
     shared: &Rc<Shared>,
-    parents: &ParentsOf,
+    filters: &FiltersOf,
     copied: &Cell<bool>,
 ) -> Result<()> {
     let id = migration.id();
@@ -63,7 +64,7 @@ async fn rows(
             copied.set(true);
             return Ok(());
         }
-        let current = waves::begin(migration, shared, &tables, parents).await?;
+        let current = waves::begin(migration, shared, &tables, filters).await?;
         let others = waves::other_nodes(migration, current)?;
         let is_lost = || waves::is_snapshot_lost(shared, id);
         match copy::run(id, current, migration.links.node(), &others, is_lost).await? {
@@ -159,7 +160,7 @@ async fn watch_slots(migration: &Migration, copied: &Cell<bool>) -> Result<()> {
 ///
 /// # Errors
 /// The servers'.
-pub async fn prepare(migration: &Migration) -> Result<ParentsOf> {
+pub async fn prepare(migration: &Migration) -> Result<FiltersOf> {
     let (id, links) = (migration.id(), &migration.links);
     transaction(|| {
         traffic::ensure(&migration.task.source)?;
@@ -186,10 +187,10 @@ pub async fn prepare(migration: &Migration) -> Result<ParentsOf> {
     }))
     .await?;
 
-    let filtered = links.cluster(Side::Destination).size() > 1;
     let place = migration.place(Side::Source);
     let nodes = links.sessions(Side::Source).await?;
-    let parents = try_join_all(nodes.iter().map(|(node, session)| {
+    let (to, destination) = (Side::Destination, links.cluster(Side::Destination));
+    let filters = try_join_all(nodes.iter().map(|(node, session)| {
         let tables = &tables;
         async move {
             settle::tables(session, tables, |_, table| Settings {
@@ -199,15 +200,15 @@ pub async fn prepare(migration: &Migration) -> Result<ParentsOf> {
             })
             .await?;
             settle::fence(session, tables, place).await?;
-            let parents = match filtered {
-                true => publication::placement_parents(session, tables, Side::Source).await?,
-                false => Parents::new(),
-            };
-            Ok::<_, Error>((*node, parents))
+            // Before the snapshot: what it does not see is refused by the guard.
+            guard::put(session, links, Side::Source, *node, tables).await?;
+            let filters =
+                filter::filters(session, Side::Source, tables, to, destination).await?;
+            Ok::<_, Error>((*node, filters))
         }
     }))
     .await?;
-    Ok(parents.into_iter().collect())
+    Ok(filters.into_iter().collect())
 }
 
 /// Phase `schema_post`: keys, indexes and the rest, or what replication needs of

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::gucs;
 use crate::pg::xact::{transaction, transaction_async};
 use crate::replication::settle::{self, Identity, Settings};
-use crate::replication::{handoff, marker, monitor, slot, subscription};
+use crate::replication::{guard, handoff, marker, monitor, slot, subscription};
 use crate::state::event::{self, Severity};
 use crate::state::flow::{self, Flow, Observation};
 use crate::state::options::ReplicaIdentity;
@@ -90,7 +90,7 @@ pub async fn begin_wave(migration: &Migration, wave: i32, tables: &[Table]) -> R
 
 /// `reshard_replicate()`: flows from now on, or from an existing slot.
 async fn begin_replication(migration: &Migration) -> Result<()> {
-    let parents = copying::prepare(migration).await?;
+    let filters = copying::prepare(migration).await?;
     let flows = migration.make_flows(Direction::Forward, 1);
     let tables = migration.tables()?;
     transaction(|| {
@@ -99,7 +99,7 @@ async fn begin_replication(migration: &Migration) -> Result<()> {
         wave::begin(migration.id(), 1, migration.links.cluster(Side::Source).numbers())?;
         flow::insert(&flows)
     })?;
-    waves::publish(migration, &flows, &tables, &parents).await?;
+    waves::publish(migration, &flows, &tables, &filters).await?;
     for (node, session) in migration.links.sessions(Side::Source).await? {
         let mut own = flows.iter().filter(|f| f.shard_on(Side::Source) == node);
         let Some(first) = own.next() else {
@@ -131,16 +131,21 @@ async fn settle_shards(migration: &Migration, tables: &[Table]) -> Result<()> {
     let place = migration.place(Side::Destination);
     let several = links.cluster(Side::Source).size() > 1;
     let shards = links.sessions(Side::Destination).await?;
-    try_join_all(shards.iter().map(|(_, session)| {
-        settle::tables(session, tables, |i, table| Settings {
-            place,
-            // The way back goes to several shards as well.
-            filter_column: table.source_key.as_deref().filter(|_| several),
-            identity: match indexes.get(i) {
-                Some(Some(index)) => Identity::Index(index),
-                _ => Identity::Fit(ReplicaIdentity::Auto),
-            },
-        })
+    try_join_all(shards.iter().map(|(shard, session)| {
+        let indexes = &indexes;
+        async move {
+            settle::tables(session, tables, |i, table| Settings {
+                place,
+                // The way back goes to several shards as well.
+                filter_column: table.source_key.as_deref().filter(|_| several),
+                identity: match indexes.get(i) {
+                    Some(Some(index)) => Identity::Index(index),
+                    _ => Identity::Fit(ReplicaIdentity::Auto),
+                },
+            })
+            .await?;
+            guard::put(session, links, Side::Destination, *shard, tables).await
+        }
     }))
     .await?;
     Ok(())

@@ -10,7 +10,7 @@ use crate::cutover::switch::{Extent, Switch};
 use crate::cutover::Step;
 use crate::error::{Error, Result};
 use crate::pg::xact::transaction;
-use crate::replication::{handoff, marker, settle};
+use crate::replication::{guard, handoff, marker, settle};
 use crate::schema;
 use crate::state::flow;
 use crate::state::options::Ddl;
@@ -123,12 +123,14 @@ async fn run(migration: &Migration, direction: Direction, extent: Extent) -> Res
     switch.run().await.map(|_| ())
 }
 
-/// Puts the fence back where somebody took it off, or disabled it.
+/// Puts the fence and the placement's guard back where somebody took them off, or disabled
+/// them.
 async fn fence_all(migration: &Migration, tables: &[Table]) -> Result<()> {
     for side in [Side::Source, Side::Destination] {
         let place = migration.place(side);
-        for (_, session) in migration.links.sessions(side).await? {
+        for (shard, session) in migration.links.sessions(side).await? {
             settle::fence(&session, tables, place).await?;
+            guard::put(&session, &migration.links, side, shard, tables).await?;
         }
     }
     Ok(())

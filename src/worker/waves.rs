@@ -11,8 +11,8 @@ use crate::copy;
 use crate::error::{Error, Result};
 use crate::pg::xact::transaction;
 use crate::remote::{connect, Connection, Purpose};
-use crate::replication::publication::{self, ParentsOf};
-use crate::replication::{cleanup, slot};
+use crate::replication::filter::{self, FiltersOf};
+use crate::replication::{cleanup, publication, slot};
 use crate::state::event::{self, Severity};
 use crate::state::flow::{self, Flow};
 use crate::state::table::{self, Table};
@@ -32,7 +32,7 @@ pub async fn begin(
     migration: &Migration,
     shared: &Rc<Shared>,
     tables: &[Table],
-    parents: &ParentsOf,
+    filters: &FiltersOf,
 ) -> Result<i32> {
     let id = migration.id();
     // None of an earlier run may send rows any more.
@@ -67,7 +67,7 @@ pub async fn begin(
         table::assign_wave(id, &chosen, number)?;
         flow::insert(&flows)
     })?;
-    publish(migration, &flows, &chosen, parents).await?;
+    publish(migration, &flows, &chosen, filters).await?;
     take_snapshots(migration, shared, number, &flows).await?;
     plan_parts(migration, number).await?;
     Ok(number)
@@ -94,9 +94,8 @@ pub async fn publish(
     migration: &Migration,
     flows: &[Flow],
     tables: &[Table],
-    parents: &ParentsOf,
+    filters: &FiltersOf,
 ) -> Result<()> {
-    let subscribers = migration.links.cluster(Side::Destination).size();
     for flow in flows {
         let node = flow.shard_on(Side::Source);
         let session = migration.links.session(Side::Source, node).await?;
@@ -106,8 +105,8 @@ pub async fn publish(
             .filter(|t| t.comes_from(Side::Source, node, migration.links.node()))
             .cloned()
             .collect();
-        let parents = publication::of_publisher(parents, node)?;
-        publication::create(&session, flow, &own, parents, subscriber, subscribers).await?;
+        let filters = filter::of_publisher(filters, node)?;
+        publication::create(&session, flow, &own, filters, subscriber).await?;
     }
     Ok(())
 }

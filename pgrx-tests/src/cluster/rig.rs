@@ -9,6 +9,7 @@ use super::lease::Turn;
 use super::scratch::Scratch;
 use super::server::{Server, ServerOptions};
 use crate::error::{Error, Result};
+use crate::placement::Placement;
 
 /// Database that is moved, on every server.
 pub const DATABASE: &str = "app";
@@ -28,6 +29,10 @@ pub struct RigOptions {
     pub shard_settings: Vec<(String, String)>,
     /// Whether the source loads the extension's library at its start.
     pub preload: bool,
+    /// How the application's rows are placed on the source's shards.
+    pub source_placement: Placement,
+    /// How the application's rows are placed on the shards.
+    pub placement: Placement,
     /// Whether this rig waits for its turn among the rigs of this machine.
     pub turns: bool,
 }
@@ -41,6 +46,8 @@ impl RigOptions {
             source_settings: Vec::new(),
             shard_settings: Vec::new(),
             preload: true,
+            source_placement: Placement::Hash,
+            placement: Placement::Hash,
             turns: true,
         }
     }
@@ -53,6 +60,12 @@ impl RigOptions {
     /// Plain PostgreSQL everywhere.
     pub fn plain(shards: usize) -> Self {
         RigOptions { preload: false, ..RigOptions::new(shards) }
+    }
+
+    /// Places rows in other ways than by hash.
+    pub fn placed(mut self, source: Placement, shards: Placement) -> Self {
+        (self.source_placement, self.placement) = (source, shards);
+        self
     }
 
     /// Adds a setting of the source.
@@ -79,6 +92,10 @@ pub struct Rig {
     pub nodes: Vec<Server>,
     /// The servers that data is moved to, by shard number.
     pub shards: Vec<Server>,
+    /// How the application's rows are placed on the source's shards.
+    pub source_placement: Placement,
+    /// How the application's rows are placed on the shards.
+    pub placement: Placement,
     scratch: Scratch,
     account: Account,
     installation: Arc<Installation>,
@@ -124,6 +141,8 @@ impl Rig {
             source,
             nodes: servers,
             shards,
+            source_placement: options.source_placement,
+            placement: options.placement,
             scratch,
             account,
             installation,

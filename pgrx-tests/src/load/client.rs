@@ -11,7 +11,6 @@ use super::model::{Change, Row, State, Table};
 use super::outcome::{ClientOutcome, Counts};
 use super::plan::{Planner, Shape, Transaction};
 use crate::error::{Error, Result};
-use crate::placement::shard_of;
 use crate::session::Session;
 
 /// SQLSTATE of the fence: read_only_sql_transaction.
@@ -124,9 +123,14 @@ impl Client {
 
     async fn one_transaction(&mut self, active: Active) {
         // All of a transaction lies on one shard, where there are several.
-        let count = self.shards_of(active).len() as u64;
-        let shards = (active == Active::Shards || count > 1).then_some(count);
-        let transaction = self.planner.next(&self.outcome.state, shards);
+        let apart = active == Active::Shards || self.endpoints.of(active).len() > 1;
+        let endpoints = &self.endpoints;
+        let shard_of = |tenant| endpoints.shard_of(active, tenant);
+        let shard_of: Option<&dyn Fn(i64) -> usize> = match apart {
+            true => Some(&shard_of),
+            false => None,
+        };
+        let transaction = self.planner.next(&self.outcome.state, shard_of);
         if transaction.statements.is_empty() {
             return;
         }
@@ -264,21 +268,15 @@ impl Client {
         Attempt::Fenced
     }
 
-    fn shards_of(&self, active: Active) -> &[Endpoint] {
-        match active {
-            Active::Source => &self.endpoints.sources,
-            Active::Shards => &self.endpoints.shards,
-        }
-    }
-
     /// Where a tenant's rows are.
     fn target(&self, active: Active, tenant: i64) -> Target {
-        (active, shard_of(tenant, self.shards_of(active).len() as u64))
+        (active, self.endpoints.shard_of(active, tenant))
     }
 
     async fn session(&mut self, target: Target) -> Result<&Session> {
         let endpoint = self
-            .shards_of(target.0)
+            .endpoints
+            .of(target.0)
             .get(target.1)
             .cloned()
             .ok_or_else(|| Error::Unexpected(format!("there is no shard {target:?}")))?;

@@ -11,6 +11,7 @@ use super::flag::{follow, Active, Flag, Switch};
 use super::outcome::{ClientOutcome, Outcome};
 use crate::cluster::{Rig, Server, DATABASE};
 use crate::error::{Error, Result};
+use crate::placement::Placement;
 use crate::session::Session;
 use crate::wait::{wait_for, Seen};
 
@@ -72,6 +73,28 @@ pub(super) struct Endpoints {
     /// The shards of the source cluster.
     pub(super) sources: Vec<Endpoint>,
     pub(super) shards: Vec<Endpoint>,
+    /// How rows are placed on `sources`, and on `shards`.
+    pub(super) placements: [Placement; 2],
+}
+
+impl Endpoints {
+    /// The shards of a cluster.
+    pub(super) fn of(&self, active: Active) -> &[Endpoint] {
+        match active {
+            Active::Source => &self.sources,
+            Active::Shards => &self.shards,
+        }
+    }
+
+    /// The number of a tenant's shard in a cluster.
+    pub(super) fn shard_of(&self, active: Active, tenant: i64) -> usize {
+        let [source, shards] = &self.placements;
+        let placement = match active {
+            Active::Source => source,
+            Active::Shards => shards,
+        };
+        placement.shard_of(tenant, self.of(active).len() as u64)
+    }
 }
 
 /// Numbers of clients that don't follow the flag start here.
@@ -85,6 +108,7 @@ pub struct Load {
     progress: Vec<watch::Receiver<u64>>,
     followers: usize,
     clients: Vec<JoinHandle<ClientOutcome>>,
+    placements: [Placement; 2],
     poller: JoinHandle<Vec<Switch>>,
 }
 
@@ -95,6 +119,7 @@ impl Load {
             source: Endpoint::of(&rig.source),
             sources: rig.sources().into_iter().map(Endpoint::of).collect(),
             shards: rig.shards.iter().map(Endpoint::of).collect(),
+            placements: [rig.source_placement.clone(), rig.placement.clone()],
         };
         let (stop, stopped) = watch::channel(false);
         let begin = Flag { active: options.fixed.unwrap_or(Active::Source), ..Flag::BEGIN };
@@ -123,7 +148,9 @@ impl Load {
             );
             clients.push(tokio::spawn(client.run()));
         }
-        Load { stop, flag, progress, followers: options.followers as usize, clients, poller }
+        let followers = options.followers as usize;
+        let placements = endpoints.placements;
+        Load { stop, flag, progress, followers, clients, placements, poller }
     }
 
     /// Acknowledged transactions so far.
@@ -185,7 +212,8 @@ impl Load {
         drop(std::mem::replace(&mut self.flag, watch::channel(Flag::BEGIN).1));
         let poller = std::mem::replace(&mut self.poller, tokio::spawn(async { Vec::new() }));
         let switches = poller.await.map_err(lost)?;
-        Ok(Outcome { clients, switches, active })
+        let placements = self.placements.clone();
+        Ok(Outcome { clients, switches, active, placements })
     }
 }
 

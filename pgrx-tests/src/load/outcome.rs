@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::flag::{Active, Switch};
 use super::model::State;
+use crate::placement::Placement;
 
 /// Numbers of one client, or of several together.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,6 +51,8 @@ pub struct Outcome {
     pub switches: Vec<Switch>,
     /// Who was active when the clients ended.
     pub active: Active,
+    /// How rows are placed on the source's shards, and on the shards.
+    pub placements: [Placement; 2],
 }
 
 /// The pause around one switch, as clients saw it.
@@ -67,6 +70,15 @@ pub struct Pause {
 const AROUND: Duration = Duration::from_secs(2);
 
 impl Outcome {
+    /// How rows are placed on the active cluster.
+    pub fn placement(&self) -> &Placement {
+        let [source, shards] = &self.placements;
+        match self.active {
+            Active::Source => source,
+            Active::Shards => shards,
+        }
+    }
+
     /// Sums over all clients.
     pub fn counts(&self) -> Counts {
         let mut sum = Counts::default();
@@ -169,6 +181,7 @@ mod tests {
         let begin = Instant::now();
         let at = |ms: &u64| begin + Duration::from_millis(*ms);
         Outcome {
+            placements: Default::default(),
             clients: vec![ClientOutcome {
                 client: 1,
                 follows: true,

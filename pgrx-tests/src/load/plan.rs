@@ -2,7 +2,6 @@
 
 use super::model::{Change, Row, State, Table};
 use super::schema::body_of;
-use crate::placement::shard_of;
 use crate::random::Random;
 
 /// Tenants of each client.
@@ -39,6 +38,12 @@ pub(super) struct Transaction {
     pub(super) statements: Vec<Planned>,
 }
 
+/// The sharding keys that a client writes rows of.
+pub fn tenants(client: i64) -> impl Iterator<Item = i64> {
+    let base = client * 1_000_000;
+    (0..TENANTS).map(move |number| base + number)
+}
+
 /// Makes up transactions of one client.
 #[derive(Debug)]
 pub(super) struct Planner {
@@ -65,15 +70,19 @@ impl Planner {
         &mut self.random
     }
 
-    /// The next transaction. With `shards`, all of it lies on one shard.
-    pub(super) fn next(&mut self, state: &State, shards: Option<u64>) -> Transaction {
+    /// The next transaction. With `shard_of`, all of it lies on one shard.
+    pub(super) fn next(
+        &mut self,
+        state: &State,
+        shard_of: Option<&dyn Fn(i64) -> usize>,
+    ) -> Transaction {
         self.sequence += 1;
         let tenant = self.tenant();
-        let scope: Vec<i64> = match shards {
+        let scope: Vec<i64> = match shard_of {
             None => self.tenants().collect(),
-            Some(count) => {
-                let shard = shard_of(tenant, count);
-                self.tenants().filter(|other| shard_of(*other, count) == shard).collect()
+            Some(shard_of) => {
+                let shard = shard_of(tenant);
+                self.tenants().filter(|other| shard_of(*other) == shard).collect()
             }
         };
         let shape = match self.random.below(20) {
@@ -90,7 +99,7 @@ impl Planner {
         let mut statements = Vec::new();
         for number in 0..wanted {
             let stamp = format!("c{}-t{}-s{number}", self.client, self.sequence);
-            let omni = self.omni && shards.is_none();
+            let omni = self.omni && shard_of.is_none();
             statements.extend(self.statement(state, &scope, &mut touched, stamp, omni));
         }
         Transaction {
@@ -102,8 +111,7 @@ impl Planner {
     }
 
     fn tenants(&self) -> impl Iterator<Item = i64> {
-        let base = self.client * 1_000_000;
-        (0..TENANTS).map(move |number| base + number)
+        tenants(self.client)
     }
 
     /// One of the client's tenants.

@@ -6,7 +6,6 @@ use std::fmt;
 use crate::cluster::Server;
 use crate::error::{Error, Result};
 use crate::load::{Outcome, Row, Table};
-use crate::placement::shard_of;
 
 /// Examples kept for the report, of each kind of fault.
 const EXAMPLES: usize = 10;
@@ -81,8 +80,9 @@ struct Found {
 }
 
 /// Compares all rows that clients own on `servers` (one, or all shards in order)
-/// with the clients' record.
+/// with the clients' record: rows lie where the placement of the active cluster puts them.
 pub async fn check_record(servers: &[&Server], outcome: &Outcome) -> Result<Verdict> {
+    let placement = outcome.placement();
     let mut verdict = Verdict::default();
     for table in Table::ALL {
         let mut found = read(servers, table).await?;
@@ -90,7 +90,11 @@ pub async fn check_record(servers: &[&Server], outcome: &Outcome) -> Result<Verd
             for (_, id, row) in client.state.rows().filter(|(of, ..)| *of == table) {
                 verdict.rows += 1;
                 let seen = found.remove(&id).unwrap_or_default();
-                check_row(&mut verdict, servers.len(), table, id, row, &seen);
+                let homes = match row.tenant {
+                    Some(tenant) => vec![placement.shard_of(tenant, servers.len() as u64)],
+                    None => (0..servers.len()).collect(),
+                };
+                check_row(&mut verdict, &homes, table, id, row, &seen);
             }
         }
         for (id, seen) in found {
@@ -102,18 +106,14 @@ pub async fn check_record(servers: &[&Server], outcome: &Outcome) -> Result<Verd
 
 fn check_row(
     verdict: &mut Verdict,
-    servers: usize,
+    homes: &[usize],
     table: Table,
     id: i64,
     row: &Row,
     seen: &[Found],
 ) {
     let describe = || format!("{} {id}: {row:?}, found {seen:?}", table.name());
-    let homes: Vec<usize> = match row.tenant {
-        Some(tenant) => vec![shard_of(tenant, servers as u64)],
-        None => (0..servers).collect(),
-    };
-    for home in &homes {
+    for home in homes {
         let here = seen.iter().filter(|found| found.server == *home).count();
         match here.cmp(&(row.copies as usize)) {
             std::cmp::Ordering::Less => verdict.add(Verdict::LOST, describe),

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::cluster::{Rig, Server};
 use crate::error::{Error, Result};
+use crate::placement::Placement;
 use crate::session::{identifier, literal, Session};
 use crate::wait::{wait_for, Seen};
 
@@ -35,7 +36,7 @@ WHERE c.relkind = 'r' AND c.relpersistence = 'p'
 
 /// Compares each table of the source, the union of its shards, with that of the shards: rows as
 /// text, duplicates counted. A table without column `key` must be equal on every
-/// shard; in the others each row must lie where `PARTITION BY HASH` puts its key.
+/// shard; in the others each row must lie where the rig's placement puts its key.
 pub async fn compare(rig: &Rig, key: &str) -> Result<Vec<Difference>> {
     let source = rig.source.connect().await?;
     let mut shards = Vec::new();
@@ -67,7 +68,7 @@ pub async fn compare(rig: &Rig, key: &str) -> Result<Vec<Difference>> {
                 })),
             }
         }
-        let found = one_table(&shards, &full, key, key_type.as_deref(), &expected).await?;
+        let found = one_table(&shards, rig, &full, key, key_type.as_deref(), &expected).await?;
         differences.extend(found.into_iter().map(|what| Difference { table: full.clone(), what }));
     }
     Ok(differences)
@@ -90,6 +91,7 @@ pub async fn compare_when_quiet(rig: &Rig, key: &str, deadline: Duration) -> Res
 
 async fn one_table(
     shards: &[Session],
+    rig: &Rig,
     table: &str,
     key: &str,
     key_type: Option<&str>,
@@ -116,7 +118,7 @@ async fn one_table(
     }
     if let Some(key_type) = key_type {
         problems.extend(difference(expected, &union));
-        problems.extend(misplaced(shards, table, key, key_type).await?);
+        problems.extend(misplaced(shards, &rig.placement, table, key, key_type).await?);
     }
     Ok(problems)
 }
@@ -164,16 +166,23 @@ async fn key_type(session: &Session, table: &str, key: &str) -> Result<Option<St
         .await
 }
 
-/// Asks each shard which of its rows `PARTITION BY HASH` would put elsewhere.
+/// Asks each shard which of its rows the placement would put elsewhere.
 async fn misplaced(
     shards: &[Session],
+    placement: &Placement,
     table: &str,
     key: &str,
     key_type: &str,
 ) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     for (number, shard) in shards.iter().enumerate() {
-        let count: i64 = {
+        let condition = placement.condition(&identifier(key), number);
+        let count: i64 = if shards.len() == 1 {
+            0
+        } else if let Some(condition) = condition {
+            let sql = format!("SELECT count(*) FROM ONLY {table} WHERE ({condition}) IS NOT TRUE");
+            shard.one(&sql).await?
+        } else {
             shard
                 .execute(&format!(
                     "DROP TABLE IF EXISTS pg_temp.placement;

@@ -72,12 +72,12 @@ pub async fn application_of_several(rig: &Rig, size: u64) -> Result<()> {
         let count = sources.len();
         session.execute("CREATE TABLE pg_temp.placement (k bigint) PARTITION BY HASH (k)").await?;
         for table in ["accounts", "orders", "events", "notes", "docs", "tickets", "journal"] {
-            session
-                .execute(&format!(
-                    "DELETE FROM {table} WHERE NOT satisfies_hash_partition(
-                         'pg_temp.placement'::regclass, {count}, {number}, {KEY})"
-                ))
-                .await?;
+            let own = rig.source_placement.condition(KEY, number).unwrap_or_else(|| {
+                format!(
+                    "satisfies_hash_partition('pg_temp.placement'::regclass, {count}, {number}, {KEY})"
+                )
+            });
+            session.execute(&format!("DELETE FROM {table} WHERE NOT ({own})")).await?;
         }
         session
             .execute(&format!(

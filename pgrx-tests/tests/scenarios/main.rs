@@ -12,6 +12,7 @@ mod harness;
 mod load;
 mod mistakes;
 mod nodes;
+mod placement;
 mod pooler;
 mod preflight;
 mod restarts;

@@ -1,0 +1,286 @@
+//! Mapping keys to shards, for sharding keys that are placed by list or range.
+use pgrx::prelude::*;
+
+use crate::api::{admin, shards};
+use crate::cluster::Method;
+use crate::error::{Error, Kind, Result};
+use crate::pg::order;
+use crate::pg::report::or_raise;
+use crate::remote::quote::literal;
+use crate::state::cluster;
+use crate::state::mapping::{self, KeyType, Mapping, What};
+
+/// Maps single keys to a shard; null stands for rows without a key.
+///
+/// # Errors
+/// 22023 for a shard that is not declared, a key that can't be read as a value of the
+/// column's type or is mapped elsewhere; 42704 where the column is no sharding key by list;
+/// 55000 while a migration uses the cluster.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_map_values(
+    cluster: &str,
+    column_name: &str,
+    key_values: Vec<Option<String>>,
+    shard: i32,
+) {
+    or_raise(map(cluster, column_name, &[Method::List], values(key_values), shard));
+}
+
+/// Takes mappings of single keys back.
+///
+/// # Errors
+/// As [`reshard_map_values`].
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_unmap_values(cluster: &str, column_name: &str, key_values: Vec<Option<String>>) {
+    or_raise(unmap(cluster, column_name, &[Method::List], values(key_values)));
+}
+
+/// Maps the keys from `lower` up to, but not with, `upper` to a shard; null is no bound.
+///
+/// # Errors
+/// As [`reshard_map_values`]; 22023 for a range that holds nothing or overlaps another.
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_map_range(
+    cluster: &str,
+    column_name: &str,
+    lower: Option<String>,
+    upper: Option<String>,
+    shard: i32,
+) {
+    or_raise(map(cluster, column_name, &[Method::Range], range(lower, upper), shard));
+}
+
+/// Takes the mapping of a range back.
+///
+/// # Errors
+/// As [`reshard_map_range`].
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_unmap_range(
+    cluster: &str,
+    column_name: &str,
+    lower: Option<String>,
+    upper: Option<String>,
+) {
+    or_raise(unmap(cluster, column_name, &[Method::Range], range(lower, upper)));
+}
+
+/// Says which shard has all keys that nothing else is said about, null among them.
+///
+/// # Errors
+/// As [`reshard_map_values`].
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_map_default(cluster: &str, column_name: &str, shard: i32) {
+    let methods = [Method::List, Method::Range];
+    or_raise(map(cluster, column_name, &methods, vec![What::Default], shard));
+}
+
+/// Takes the default back: other keys have no shard.
+///
+/// # Errors
+/// As [`reshard_map_default`].
+#[pg_extern(security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_unmap_default(cluster: &str, column_name: &str) {
+    let methods = [Method::List, Method::Range];
+    or_raise(unmap(cluster, column_name, &methods, vec![What::Default]));
+}
+
+fn values(keys: Vec<Option<String>>) -> Vec<What> {
+    keys.into_iter().map(|key| key.map_or(What::Null, |value| What::Value { value })).collect()
+}
+
+fn range(lower_bound: Option<String>, upper_bound: Option<String>) -> Vec<What> {
+    vec![What::Range { lower_bound, upper_bound }]
+}
+
+fn map(name: &str, column: &str, methods: &[Method], what: Vec<What>, shard: i32) -> Result<()> {
+    admin::require()?;
+    shards::refuse_while_used(name)?;
+    let shard = declared(name, shard)?;
+    let method = method_of(name, column, methods)?;
+    let types = mapping::types(name, column)?;
+    let mut all = mapping::load(name, column)?;
+    let mut added = Vec::new();
+    for what in readable(column, &types, what)? {
+        match all.iter().find(|m| m.what == what) {
+            Some(existing) if existing.shard == shard => {}
+            Some(existing) => return Err(mapped_already(existing)),
+            None => {
+                let mapping = Mapping { what, shard };
+                all.push(mapping.clone());
+                added.push(mapping);
+            }
+        }
+    }
+    check(&types, method, &all)?;
+    added.iter().try_for_each(|m| mapping::insert(name, column, m))?;
+    if added.is_empty() {
+        notice!("they are mapped to shard {shard} of cluster \"{name}\" already");
+    }
+    Ok(())
+}
+
+fn unmap(name: &str, column: &str, methods: &[Method], what: Vec<What>) -> Result<()> {
+    admin::require()?;
+    shards::refuse_while_used(name)?;
+    method_of(name, column, methods)?;
+    let types = mapping::types(name, column)?;
+    for what in readable(column, &types, what)? {
+        if !mapping::delete(name, column, &what)? {
+            notice!("{} of column \"{column}\" is not mapped", shown(&what));
+        }
+    }
+    Ok(())
+}
+
+/// The number of a declared shard.
+fn declared(name: &str, shard: i32) -> Result<u32> {
+    let shards: Vec<u32> = cluster::endpoints(name)?.iter().map(|e| e.shard).collect();
+    match u32::try_from(shard) {
+        Ok(number) if shards.contains(&number) => Ok(number),
+        _ => Err(Error::argument(format!("cluster \"{name}\" has no shard {shard}"))
+            .detail(match shards.as_slice() {
+                [] => "No shard of it is declared.".to_owned(),
+                numbers => {
+                    let numbers: Vec<String> = numbers.iter().map(u32::to_string).collect();
+                    format!("Its shards are {}.", numbers.join(", "))
+                }
+            })
+            .hint(format!(
+                "Declare it first: SELECT reshard_add_shard({}, {shard}, 'host=... dbname=...');",
+                literal(name)
+            ))),
+    }
+}
+
+/// How a column is placed, which must be one of these methods.
+fn method_of(name: &str, column: &str, wanted: &[Method]) -> Result<Method> {
+    let rules = cluster::rules(name)?;
+    let of_column = || rules.iter().filter(|r| r.column_name == column);
+    if let Some(rule) = of_column().find(|r| wanted.contains(&r.method)) {
+        return Ok(rule.method);
+    }
+    let method = wanted.first().map_or("list", |m| m.as_str());
+    let error = Error::missing(format!(
+        "column \"{column}\" is no sharding key of cluster \"{name}\" by {method}{}",
+        if wanted.len() > 1 { " or range" } else { "" }
+    ));
+    Err(match of_column().next() {
+        Some(other) => error
+            .detail(format!("It is one by {}.", other.method.as_str()))
+            .hint("Keys are mapped one by one with method list, by ranges with method range."),
+        None => error.hint(format!(
+            "Declare it first: SELECT reshard_set_sharding_key({}, {}, '{method}');",
+            literal(name),
+            literal(column)
+        )),
+    })
+}
+
+/// Keys as they are kept: where the column has one type, in a form that is read in the
+/// same way everywhere. Of several types one at least must be able to read them.
+fn readable(column: &str, types: &[KeyType], what: Vec<What>) -> Result<Vec<What>> {
+    let texts: Vec<&str> = what.iter().flat_map(texts_of).collect();
+    let mut first = None;
+    for key_type in types {
+        let read = mapping::read(&texts, key_type.oid)?;
+        let wrong = texts.iter().zip(&read).find_map(|(t, r)| Some((*t, r.error.as_ref()?)));
+        match wrong {
+            Some((text, error)) => {
+                first.get_or_insert_with(|| unreadable(column, text, &key_type.name, error));
+            }
+            None if types.len() > 1 => return Ok(what),
+            None => {
+                let mut keys = read.into_iter().filter_map(|r| r.key);
+                return Ok(what.into_iter().map(|w| in_form(w, &mut keys)).collect());
+            }
+        }
+    }
+    match first {
+        Some(error) => Err(error),
+        None => Ok(what),
+    }
+}
+
+fn unreadable(column: &str, text: &str, type_name: &str, error: &str) -> Error {
+    Error::argument(format!(
+        "{} can't be read as a value of column \"{column}\"",
+        literal(text)
+    ))
+    .detail(format!("The column is of type {type_name}: {error}."))
+    .hint("Give keys as the column's type writes them.")
+}
+
+fn texts_of(what: &What) -> Vec<&str> {
+    match what {
+        What::Value { value } => vec![value],
+        What::Range { lower_bound, upper_bound } => {
+            lower_bound.iter().chain(upper_bound).map(String::as_str).collect()
+        }
+        What::Null | What::Default => Vec::new(),
+    }
+}
+
+/// The same with texts of another form, in the order of [`texts_of`].
+fn in_form(what: What, keys: &mut impl Iterator<Item = String>) -> What {
+    let mut next = |text: String| keys.next().unwrap_or(text);
+    match what {
+        What::Value { value } => What::Value { value: next(value) },
+        What::Range { lower_bound, upper_bound } => What::Range {
+            lower_bound: lower_bound.map(&mut next),
+            upper_bound: upper_bound.map(&mut next),
+        },
+        other => other,
+    }
+}
+
+/// Mappings don't contradict each other. Of several types that the column has, one at least
+/// must find nothing wrong; preflight looks at the published ones.
+fn check(types: &[KeyType], method: Method, all: &[Mapping]) -> Result<()> {
+    let map = mapping::map_of(method, all);
+    let texts: Vec<&str> = all.iter().flat_map(|m| texts_of(&m.what)).collect();
+    let mut first = None;
+    for key_type in types {
+        if mapping::read(&texts, key_type.oid)?.iter().any(|r| r.error.is_some()) {
+            continue;
+        }
+        match order::check(&map, key_type.oid, key_type.collation) {
+            Ok(()) => return Ok(()),
+            Err(error) => {
+                first.get_or_insert(error);
+            }
+        }
+    }
+    first.map_or(Ok(()), Err)
+}
+
+fn mapped_already(existing: &Mapping) -> Error {
+    let what = shown(&existing.what);
+    let verb = match existing.what {
+        What::Value { .. } | What::Null => "reshard_unmap_values",
+        What::Range { .. } => "reshard_unmap_range",
+        What::Default => "reshard_unmap_default",
+    };
+    Error::new(
+        Kind::DuplicateObject,
+        format!("{what} is mapped to shard {} already", existing.shard),
+    )
+    .hint(format!("Take that back first, with {verb}()."))
+}
+
+fn shown(what: &What) -> String {
+    let bound = |b: &Option<String>| b.as_ref().map_or("unbounded".to_owned(), |b| literal(b));
+    match what {
+        What::Value { value } => format!("key {}", literal(value)),
+        What::Null => "key NULL".to_owned(),
+        What::Range { lower_bound, upper_bound } => {
+            format!("range [{}, {})", bound(lower_bound), bound(upper_bound))
+        }
+        What::Default => "the default".to_owned(),
+    }
+}
