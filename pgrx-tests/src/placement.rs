@@ -82,7 +82,9 @@ impl Placement {
                 let map = (0..=bounds.len()).map(|shard| {
                     let lower = text(shard.checked_sub(1).and_then(|n| bounds.get(n)));
                     let upper = text(bounds.get(shard));
-                    format!("SELECT reshard_map_range({cluster}, {column}, {lower}, {upper}, {shard})")
+                    format!(
+                        "SELECT reshard_map_range({cluster}, {column}, {lower}, {upper}, {shard})"
+                    )
                 });
                 [key("range")].into_iter().chain(map).collect()
             }
@@ -106,7 +108,10 @@ impl Placement {
             }
             Placement::Range { bounds } => {
                 let bounds: Vec<String> = bounds.iter().map(i64::to_string).collect();
-                Some(format!("width_bucket({key}::bigint, '{{{}}}'::bigint[]) = {shard}", bounds.join(",")))
+                Some(format!(
+                    "width_bucket({key}::bigint, '{{{}}}'::bigint[]) = {shard}",
+                    bounds.join(",")
+                ))
             }
         }
     }

@@ -208,12 +208,9 @@ fn readable(column: &str, types: &[KeyType], what: Vec<What>) -> Result<Vec<What
 }
 
 fn unreadable(column: &str, text: &str, type_name: &str, error: &str) -> Error {
-    Error::argument(format!(
-        "{} can't be read as a value of column \"{column}\"",
-        literal(text)
-    ))
-    .detail(format!("The column is of type {type_name}: {error}."))
-    .hint("Give keys as the column's type writes them.")
+    Error::argument(format!("{} can't be read as a value of column \"{column}\"", literal(text)))
+        .detail(format!("The column is of type {type_name}: {error}."))
+        .hint("Give keys as the column's type writes them.")
 }
 
 fn texts_of(what: &What) -> Vec<&str> {

@@ -130,13 +130,19 @@ fn set_sharding_key(
     admin::require()?;
     let method = Method::parse(method).ok_or_else(|| {
         Error::new(Kind::Unsupported, format!("sharding method \"{method}\" is not supported"))
-            .hint(
-                "The methods are hash (the same placement as PARTITION BY HASH), list and range.",
-            )
+            .hint("The methods are hash (the same placement as PARTITION BY HASH), list and range.")
     })?;
     refuse_while_used(name)?;
     match &relation {
         Some((schema, table)) => require_column(schema, table, column)?,
+        None if column.contains(',') && !is_column(column)? => {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("sharding key \"{column}\" of several columns is not supported"),
+            )
+            .detail("No table of this database has a column of that name.")
+            .hint("A sharding key is one column."));
+        }
         None if !is_column(column)? => {
             notice!("no table of this database has a column \"{column}\" so far");
         }

@@ -227,7 +227,8 @@ mod tests {
 
     #[test]
     fn a_range_holds_its_lower_bound_and_not_its_upper_one() {
-        let mut map = ranges(&[(Some(20), None, 2), (None, Some(0), 0), (Some(0), Some(10), 1)], None);
+        let mut map =
+            ranges(&[(Some(20), None, 2), (None, Some(0), 0), (Some(0), Some(10), 1)], None);
         map.sort(i32::cmp).unwrap();
         let keys = [-5, 0, 9, 10, 19, 20, 99];
         let shards = [Some(0), Some(1), Some(1), None, None, Some(2), Some(2)];

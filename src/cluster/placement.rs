@@ -17,9 +17,7 @@ use crate::cluster::keymap::KeyMap;
 pub const HASH_PARTITION_SEED: u64 = 0x7A5B_2236_7996_DCFD;
 
 /// The number of a shard in its cluster, from 0.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ShardNo(pub u32);
 
 impl fmt::Display for ShardNo {

@@ -338,12 +338,7 @@ impl<'a> Outlets<'a> {
     }
 
     #[inline]
-    fn append(
-        &mut self,
-        shard: ShardNo,
-        encoder: &Encoder,
-        row: Row<'_>,
-    ) -> bool {
+    fn append(&mut self, shard: ShardNo, encoder: &Encoder, row: Row<'_>) -> bool {
         let Outlet { buffer, rows, senders } = &mut self.outlets[shard.index()];
         *rows += 1;
         let mut shipping = Shipping { transport: &mut self.transport, senders };

@@ -35,7 +35,7 @@ mod work;
 pub use assigned::copy_assigned;
 pub use measure::measure;
 pub use nodes::{end_backends, Node};
-pub use part::reopen_failed;
+pub use part::{met_unplaced, reopen_failed};
 pub use plan::{next_wave, plan, plan_parts, plan_source_keys, waves};
 pub use pool::{run, Finished};
 pub use reset::reset_table;

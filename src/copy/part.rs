@@ -331,6 +331,18 @@ pub fn reopen_failed(task_id: i64) -> Result<()> {
     .map(|_| ())
 }
 
+/// Whether a part was given up because of a row that no shard takes.
+///
+/// # Errors
+/// Those of the state tables.
+pub fn met_unplaced(task_id: i64) -> Result<bool> {
+    db::truth(
+        "SELECT true FROM reshard.copy_part \
+          WHERE task_id = $1 AND status = 'failed' AND sqlstate = '23514' LIMIT 1",
+        &[Arg::I64(task_id)],
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

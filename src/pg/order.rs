@@ -66,8 +66,9 @@ impl KeyOrder {
     /// 22023 where two mappings contradict each other, or a range is empty. A text that
     /// can't be read is an ERROR of the server.
     pub fn arrange(self, map: &KeyMap) -> Result<KeyMap<pg_sys::Datum>> {
-        let mut named =
-            map.try_map(|text| Ok::<_, Error>(Named { datum: self.read(text)?, text: text.clone() }))?;
+        let mut named = map.try_map(|text| {
+            Ok::<_, Error>(Named { datum: self.read(text)?, text: text.clone() })
+        })?;
         named.sort(|a, b| self.compare(a.datum, b.datum)).map_err(contradiction)?;
         named.try_map(|named| Ok(named.datum))
     }
@@ -82,8 +83,7 @@ impl KeyOrder {
     }
 
     fn compare(self, a: pg_sys::Datum, b: pg_sys::Datum) -> Ordering {
-        let result =
-            unsafe { pg_sys::FunctionCall2Coll(self.compare, self.collation, a, b) };
+        let result = unsafe { pg_sys::FunctionCall2Coll(self.compare, self.collation, a, b) };
         (result.value() as i32).cmp(&0)
     }
 
@@ -142,8 +142,7 @@ fn contradiction(conflict: Conflict<Named>) -> Error {
 }
 
 fn range(range: &Range<Named>) -> String {
-    let bound =
-        |b: &Option<Named>| b.as_ref().map_or("unbounded".to_owned(), |b| literal(&b.text));
+    let bound = |b: &Option<Named>| b.as_ref().map_or("unbounded".to_owned(), |b| literal(&b.text));
     format!("[{}, {})", bound(&range.lower), bound(&range.upper))
 }
 
@@ -160,11 +159,7 @@ impl KeySearch {
     ///
     /// # Errors
     /// As [`KeyOrder::new`] and [`KeyOrder::arrange`].
-    pub fn new(
-        attribute: Attribute,
-        map: &KeyMap,
-        scratch: pg_sys::MemoryContext,
-    ) -> Result<Self> {
+    pub fn new(attribute: Attribute, map: &KeyMap, scratch: pg_sys::MemoryContext) -> Result<Self> {
         let order = KeyOrder::new(attribute.type_oid, attribute.collation)?;
         Ok(Self { index: attribute.index, order, map: order.arrange(map)?, scratch })
     }

@@ -327,7 +327,12 @@ pub fn node_keys(facts: &Facts<'_>) -> Vec<Finding> {
     nodes
         .tables
         .iter()
-        .filter(|t| facts.is_spread() && t.key.column.is_some() && t.wanted.is_some() && t.key.column != t.wanted)
+        .filter(|t| {
+            facts.is_spread()
+                && t.key.column.is_some()
+                && t.wanted.is_some()
+                && t.key.column != t.wanted
+        })
         .map(|t| {
             let table = qualified(&t.schema_name, &t.table_name);
             Finding::error(

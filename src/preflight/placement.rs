@@ -265,8 +265,11 @@ fn rows(facts: &Facts<'_>, mapped: &Mapped) -> Option<Finding> {
                 "It takes too long to look for values of \"{column}\" that are mapped to no shard. \
                  The copy stops at such a row."
             ))
-            .hint(format!("Name a default: SELECT reshard_map_default({}, {}, ...);",
-                literal(cluster), literal(column))),
+            .hint(format!(
+                "Name a default: SELECT reshard_map_default({}, {}, ...);",
+                literal(cluster),
+                literal(column)
+            )),
         );
     };
     if unplaced.rows == 0 {

@@ -40,8 +40,7 @@ pub(super) fn in_time<T>(outcome: Result<T>) -> Result<Option<T>> {
     match outcome {
         Ok(value) => Ok(Some(value)),
         Err(Error { kind: crate::error::Kind::Server(code), .. })
-            if matches!(code.as_str(), "57014" | "55P03" | "42883")
-                || code.starts_with("22") =>
+            if matches!(code.as_str(), "57014" | "55P03" | "42883") || code.starts_with("22") =>
         {
             Ok(None)
         }
@@ -58,11 +57,7 @@ async fn null_keys(session: &Connection, table: &Table) -> Result<bool> {
 }
 
 /// Rows and bytes of a sample that each shard would get.
-async fn spread(
-    session: &Connection,
-    table: &Table,
-    cluster: &Cluster,
-) -> Result<Vec<(i64, i64)>> {
+async fn spread(session: &Connection, table: &Table, cluster: &Cluster) -> Result<Vec<(i64, i64)>> {
     let Some(key) = table.key.as_deref().map(|key| format!("t.{}", ident(key))) else {
         return Ok(Vec::new());
     };

@@ -85,7 +85,10 @@ pub fn skew(facts: &Facts<'_>) -> Vec<Finding> {
             );
             let finding = if share > SKEW * fair {
                 Finding::warning("skew", format!("{endpoint} would get more than its share"))
-                    .hint("Choose a sharding key with more values, or with values of like size.")
+                    .hint(
+                        "Choose a sharding key with more values, or with values of like size; or map \
+                         keys otherwise.",
+                    )
             } else {
                 Finding::info("skew", format!("share of {endpoint}"))
             };

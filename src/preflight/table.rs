@@ -244,8 +244,7 @@ pub fn sharding_key_null(facts: &Facts<'_>) -> Vec<Finding> {
     if !facts.is_spread() {
         return Vec::new();
     }
-    let wrong =
-        |t: &&Table| t.has_null_keys == Some(true) && t.key_method == Some(Method::Hash);
+    let wrong = |t: &&Table| t.has_null_keys == Some(true) && t.key_method == Some(Method::Hash);
     facts
         .leaves()
         .filter(wrong)

@@ -214,11 +214,8 @@ mod tests {
             null: None,
             default: Some(ShardNo(0)),
         };
-        let mapped = Filter::Mapped {
-            column: "k".into(),
-            type_name: "bigint".into(),
-            map: Arc::new(map),
-        };
+        let mapped =
+            Filter::Mapped { column: "k".into(), type_name: "bigint".into(), map: Arc::new(map) };
         assert_eq!(
             mapped.condition(ShardNo(0)),
             "(\"k\" IS NULL OR NOT (\"k\" OPERATOR(pg_catalog.=) ANY ('{\"7\"}'::bigint[])))"

@@ -37,12 +37,7 @@ pub async fn create(
 }
 
 /// The statement that makes a publication.
-fn statement(
-    flow: &Flow,
-    tables: &[Table],
-    filters: &Filters,
-    subscriber: ShardNo,
-) -> String {
+fn statement(flow: &Flow, tables: &[Table], filters: &Filters, subscriber: ShardNo) -> String {
     let mut members =
         vec![format!("TABLE reshard.marker WHERE (id = {})", literal(&flow.marker_id()))];
     if flow.direction == Direction::Forward {

@@ -158,12 +158,7 @@ pub fn drop_rule(cluster: &str, column: &str, relation: Option<(&str, &str)>) ->
         "DELETE FROM reshard.sharding_rule \
           WHERE cluster_name = $1 AND column_name = $2 \
             AND schema_name IS NOT DISTINCT FROM $3 AND table_name IS NOT DISTINCT FROM $4",
-        &[
-            Arg::Text(cluster),
-            Arg::Text(column),
-            Arg::OptText(schema),
-            Arg::OptText(table),
-        ],
+        &[Arg::Text(cluster), Arg::Text(column), Arg::OptText(schema), Arg::OptText(table)],
     )?;
     Ok(dropped > 0)
 }

@@ -84,11 +84,9 @@ pub fn map_of(method: Method, mappings: &[Mapping]) -> KeyMap {
         match what {
             What::Value { value } => values.push(Value { key: value.clone(), shard }),
             What::Null => null = Some(shard),
-            What::Range { lower_bound, upper_bound } => ranges.push(Range {
-                lower: lower_bound.clone(),
-                upper: upper_bound.clone(),
-                shard,
-            }),
+            What::Range { lower_bound, upper_bound } => {
+                ranges.push(Range { lower: lower_bound.clone(), upper: upper_bound.clone(), shard })
+            }
             What::Default => default = Some(shard),
         }
     }

@@ -202,8 +202,7 @@ pub async fn prepare(migration: &Migration) -> Result<FiltersOf> {
             settle::fence(session, tables, place).await?;
             // Before the snapshot: what it does not see is refused by the guard.
             guard::put(session, links, Side::Source, *node, tables).await?;
-            let filters =
-                filter::filters(session, Side::Source, tables, to, destination).await?;
+            let filters = filter::filters(session, Side::Source, tables, to, destination).await?;
             Ok::<_, Error>((*node, filters))
         }
     }))

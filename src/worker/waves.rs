@@ -48,7 +48,9 @@ pub async fn begin(
                 .borrow()
                 .get(&id)
                 .is_some_and(|s| s.wave == latest.wave && !s.is_lost());
-            if held && latest.has_snapshots {
+            // A row that no shard takes is in the snapshot for good.
+            let useless = transaction(|| copy::met_unplaced(id))?;
+            if held && latest.has_snapshots && !useless {
                 // Whatever stopped these parts, somebody wants them to be tried again.
                 transaction(|| copy::reopen_failed(id))?;
                 return Ok(latest.wave);

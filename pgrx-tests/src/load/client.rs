@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use super::flag::{Active, Flag};
-use super::generator::{Endpoint, Endpoints, LoadOptions};
+use super::generator::{Endpoints, LoadOptions};
 use super::model::{Change, Row, State, Table};
 use super::outcome::{ClientOutcome, Counts};
 use super::plan::{Planner, Shape, Transaction};

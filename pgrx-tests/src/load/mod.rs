@@ -17,5 +17,5 @@ pub mod schema;
 pub use flag::{Active, Flag, Switch};
 pub use generator::{Load, LoadOptions};
 pub use model::{Row, State, Table};
-pub use plan::tenants;
 pub use outcome::{ClientOutcome, Counts, Outcome, Pause};
+pub use plan::tenants;

@@ -96,6 +96,11 @@ async fn four_nodes_to_one_shard_under_writers_lose_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_nodes_to_two_shards_under_writers_lose_nothing() {
+    switches_under_writers(4, 2).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn three_nodes_to_four_shards_under_writers_lose_nothing() {
     switches_under_writers(3, 4).await;
 }

@@ -206,7 +206,8 @@ async fn rows_without_a_place_are_refused_in_every_phase() {
 
 /// Source and shards hold the same rows of [`REGIONS`], each where it is mapped to.
 async fn equal(rig: &Rig) -> Result<()> {
-    const PLACE: [&str; 3] = ["region IN ('eu', 'it''s')", "region IN ('us', 'b\\a\"c')", "region IS NULL"];
+    const PLACE: [&str; 3] =
+        ["region IN ('eu', 'it''s')", "region IN ('us', 'b\\a\"c')", "region IS NULL"];
     reshard_scenarios::wait::wait_until(STEP, "the shards to be equal", || async {
         for table in ["customers", "visits_1", "visits_2"] {
             for (shard, place) in rig.shards.iter().zip(PLACE) {
