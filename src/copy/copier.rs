@@ -1,20 +1,22 @@
-//! Copies one part: scans it once in this process, sends each row to its shard.
+//! Copies parts: scans each once in this process, sends each row to its shard.
 //!
 //! The scan is synchronous and owns the main thread. Whenever a chunk is full,
 //! the runtime gets a turn; a shard that is slow only stops the scan when the
-//! worker's memory is used up.
+//! worker's memory is used up. While the shards commit one part, the next one can
+//! be scanned: [`Copier::send`] returns before the commit, [`Copier::settle`] after.
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::runtime::Runtime;
-use tokio::sync::mpsc::{unbounded_channel, UnboundedSender};
-use tokio::task::JoinHandle;
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
 use crate::cluster::placement::shard_of_hash;
 use crate::cluster::{Cluster, Placement, ShardNo};
 use crate::copy::buffers::Budget;
-use crate::copy::load::{Job, Link, Load};
+use crate::copy::courier::Courier;
+use crate::copy::load::{Job, Load};
 use crate::copy::part::Part;
 use crate::error::{Error, Kind, Result};
 use crate::gucs;
@@ -57,11 +59,26 @@ enum Scanned {
     Rewritten,
 }
 
+/// A part that has been scanned, well or not. What its rows have come to, only
+/// [`Copier::settle`] knows.
+pub(super) struct Sent {
+    scanned: Result<Scanned>,
+    imported: bool,
+    ends: Vec<oneshot::Receiver<Result<()>>>,
+}
+
+impl Sent {
+    /// Whether all its rows are on their way.
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self.scanned, Ok(Scanned::Rows { .. }))
+    }
+}
+
 /// Copies parts one after the other, over sessions that are kept.
 pub(super) struct Copier {
     runtime: Runtime,
     destination: Cluster,
-    links: Vec<Option<Link>>,
+    couriers: Vec<Courier>,
     budget: Arc<Budget>,
     meter: Meter,
     encoding: Option<String>,
@@ -87,9 +104,14 @@ impl Copier {
         let limit = usize::try_from(gucs::COPY_BUFFER.get()).unwrap_or(32 * 1024) * 1024;
         let chunk = (limit / 4 / destination.shards.len()).clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
         let encoding = Some(dynamic_worker::database_encoding()).filter(|e| e != "UTF8");
+        let runtime = runtime::build()?;
         Ok(Self {
-            runtime: runtime::build()?,
-            links: destination.shards.iter().map(|e| Some(Link::new(e.clone()))).collect(),
+            couriers: destination
+                .shards
+                .iter()
+                .map(|e| Courier::start(&runtime, e.clone()))
+                .collect(),
+            runtime,
             destination,
             budget: Budget::new(limit, chunk),
             meter: Meter::take(),
@@ -104,20 +126,21 @@ impl Copier {
     /// Ends all sessions.
     pub(super) fn close(self) {
         self.meter.leave();
-        drop(self.links);
+        drop(self.couriers);
         self.runtime.shutdown_background();
     }
 
     /// Copies a part to all shards.
     pub(super) fn copy(&mut self, part: &Part) -> Outcome {
-        self.meter.begin(self.task_id, part.table_id, part.part_no);
-        let outcome = self.copy_watched(part);
-        self.meter.end();
-        outcome
+        let sent = self.send(part);
+        self.settle(sent)
     }
 
-    fn copy_watched(&mut self, part: &Part) -> Outcome {
-        let (senders, tasks) = self.start(part);
+    /// Scans a part and sends its rows; the shards may still be at it afterwards, or
+    /// at a part that was sent before.
+    pub(super) fn send(&mut self, part: &Part) -> Sent {
+        self.meter.begin(self.task_id, part.table_id, part.part_no);
+        let (senders, ends) = self.start(part);
         let mut imported = false;
         let scan = || {
             imported = true;
@@ -127,25 +150,20 @@ impl Copier {
             Some(snapshot) => xact::transaction_with_snapshot(snapshot, scan),
             None => scan(),
         };
+        self.meter.end();
+        Sent { scanned, imported, ends }
+    }
+
+    /// Waits until all shards have committed what was sent, or given it up.
+    pub(super) fn settle(&self, sent: Sent) -> Outcome {
         // All senders are gone by now: each shard has its end or gives up.
-        let ended = runtime::block_on(&self.runtime, join_all(tasks), || ());
-        let mut cause = None;
-        for (place, end) in self.links.iter_mut().zip(ended) {
-            match end {
-                Ok((link, result)) => {
-                    *place = Some(link);
-                    cause = more_telling(cause, result.err());
-                }
-                Err(error) => {
-                    cause = more_telling(
-                        cause,
-                        Some(Error::internal(format!("a copy stopped half-way: {error}"))),
-                    );
-                }
-            }
-        }
-        match scanned {
-            Err(error) if !imported && is_lost_snapshot(&error) => Outcome::SnapshotLost,
+        let ends = runtime::block_on(&self.runtime, join_all(sent.ends), || ());
+        let cause = ends.into_iter().fold(None, |cause, end| {
+            let end = end.unwrap_or_else(|_| Err(Error::internal("a copy stopped half-way")));
+            more_telling(cause, end.err())
+        });
+        match sent.scanned {
+            Err(error) if !sent.imported && is_lost_snapshot(&error) => Outcome::SnapshotLost,
             Err(error) => Outcome::Failed(
                 more_telling(Some(error), cause)
                     .unwrap_or_else(|| Error::internal("a copy failed without an error")),
@@ -160,11 +178,10 @@ impl Copier {
 
     /// Has every shard begin: its session, transaction and COPY come up while
     /// the scan runs already.
-    #[allow(clippy::type_complexity)]
     fn start(
-        &mut self,
+        &self,
         part: &Part,
-    ) -> (Vec<UnboundedSender<Load>>, Vec<JoinHandle<(Link, Result<()>)>>) {
+    ) -> (Vec<UnboundedSender<Load>>, Vec<oneshot::Receiver<Result<()>>>) {
         let job = Arc::new(Job {
             copy: Job::copy_statement(&part.name(), &part.columns, part.format()),
             token: self.token.clone(),
@@ -175,19 +192,7 @@ impl Copier {
             again: part.attempts > 1,
             encoding: self.encoding.clone(),
         });
-        let mut senders = Vec::with_capacity(self.links.len());
-        let mut tasks = Vec::with_capacity(self.links.len());
-        for place in &mut self.links {
-            let Some(mut link) = place.take() else { continue };
-            let (sender, receiver) = unbounded_channel();
-            let job = Arc::clone(&job);
-            senders.push(sender);
-            tasks.push(self.runtime.spawn(async move {
-                let result = link.load(job, receiver).await;
-                (link, result)
-            }));
-        }
-        (senders, tasks)
+        self.couriers.iter().map(|courier| courier.load(Arc::clone(&job))).unzip()
     }
 
     fn scan(&self, part: &Part, senders: Vec<UnboundedSender<Load>>) -> Result<Scanned> {

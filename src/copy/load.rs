@@ -1,7 +1,5 @@
 //! The shard's side of a part: one transaction with the COPY and the row of
 //! `reshard.copied_part` that says that it has been here.
-use std::sync::Arc;
-
 use bytes::{Buf, Bytes};
 use futures::SinkExt;
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -90,16 +88,12 @@ impl Link {
     ///
     /// # Errors
     /// The shard's, with the shard named. The session is given up then.
-    pub(super) async fn load(
-        &mut self,
-        job: Arc<Job>,
-        data: UnboundedReceiver<Load>,
-    ) -> Result<()> {
+    pub(super) async fn load(&mut self, job: &Job, data: UnboundedReceiver<Load>) -> Result<()> {
         let mut session = match self.session.take() {
             Some(session) if !session.connection.is_closed() => session,
             _ => Session::open(&self.endpoint).await?,
         };
-        session.load(&job, data).await?;
+        session.load(job, data).await?;
         self.session = Some(session);
         Ok(())
     }

@@ -22,6 +22,7 @@
 mod assigned;
 mod buffers;
 mod copier;
+mod courier;
 mod crew;
 mod load;
 mod measure;

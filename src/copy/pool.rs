@@ -144,7 +144,7 @@ impl Pool {
             ticker.tick().await;
             let stopped = self.reap();
             let settled = self.starting() == 0;
-            let grows = self.crew.grow(self.workers.len(), settled);
+            let grows = self.crew.grow(self.workers.len(), settled, progress::sent());
             let now = progress::events();
             let waited = surveyed.map_or(SURVEY, |at| at.elapsed());
             let due = stopped

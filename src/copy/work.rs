@@ -1,10 +1,10 @@
 //! What a copy worker does: claims parts and copies them until none is left.
 use crate::cluster::ShardNo;
-use crate::copy::copier::{Copier, Outcome};
+use crate::copy::copier::{Copier, Outcome, Sent};
 use crate::copy::part::{self, Claim, Part};
 use crate::error::{Policy, Result};
 use crate::pg::db;
-use crate::pg::{dynamic_worker, interrupt, memory, xact};
+use crate::pg::{dynamic_worker, interrupt, memory, progress, xact};
 use crate::{gucs, state};
 
 /// Copies parts of the wave until none is left or the snapshot is gone.
@@ -59,42 +59,57 @@ fn set_up_session() -> Result<()> {
 }
 
 fn copy_all(copier: &mut Copier, duty: Duty) -> Result<()> {
+    // The shards commit a part while the next one is scanned.
+    let mut open: Option<(Part, Sent)> = None;
     loop {
         interrupt::check();
         interrupt::reload_configuration_if_asked();
-        let parts = match part::claim(duty.task_id, duty.wave, duty.node, duty.pid)? {
-            Claim::Parts(parts) => parts,
-            Claim::Later(milliseconds) => {
-                interrupt::wait_latch(milliseconds);
-                continue;
+        match part::claim(duty.task_id, duty.wave, duty.node, duty.pid)? {
+            Claim::Parts(parts) => {
+                for part in parts {
+                    let sent = copier.send(&part);
+                    let whole = sent.is_whole();
+                    let before = open.replace((part, sent));
+                    if !settle(copier, duty, before)? {
+                        return Ok(());
+                    }
+                    if !whole && !settle(copier, duty, open.take())? {
+                        return Ok(());
+                    }
+                }
             }
+            // What is open may have to be tried again.
+            Claim::Later(_) | Claim::Nothing if open.is_some() => {
+                if !settle(copier, duty, open.take())? {
+                    return Ok(());
+                }
+            }
+            Claim::Later(milliseconds) => interrupt::wait_latch(milliseconds),
             Claim::Nothing => return Ok(()),
-        };
-        for part in &parts {
-            if !copy_one(copier, duty, part)? {
-                return Ok(());
-            }
         }
     }
 }
 
-/// False when the wave can't go on.
-fn copy_one(copier: &mut Copier, duty: Duty, part: &Part) -> Result<bool> {
+/// Waits for the shards and writes down how a part ended. False when the wave
+/// can't go on.
+fn settle(copier: &Copier, duty: Duty, open: Option<(Part, Sent)>) -> Result<bool> {
+    let Some((part, sent)) = open else { return Ok(true) };
     let Duty { task_id, wave, node, pid } = duty;
-    match copier.copy(part) {
-        Outcome::Done { rows, bytes } => part::done(task_id, part, rows, bytes)?,
-        Outcome::Rewritten => part::rewritten(task_id, part)?,
+    match copier.settle(sent) {
+        Outcome::Done { rows, bytes } => part::done(task_id, &part, rows, bytes)?,
+        Outcome::Rewritten => part::rewritten(task_id, &part)?,
         Outcome::SnapshotLost => {
             part::snapshot_lost(task_id, wave, node, pid)?;
             return Ok(false);
         }
         Outcome::Failed(error) => {
-            part::failed(task_id, part, &error)?;
+            part::failed(task_id, &part, &error)?;
             if error.policy() == Policy::Retry {
                 // The other parts go to the same shards: not all of them at once.
                 interrupt::wait_latch(i64::from(gucs::COPY_RETRY_DELAY.get()));
             }
         }
     }
+    progress::tell();
     Ok(true)
 }

@@ -23,8 +23,10 @@ struct Place {
 }
 
 struct Board {
-    /// Grows whenever a worker begins or ends a part.
+    /// Grows whenever the state of a part changes.
     events: AtomicU64,
+    /// Bytes that all workers have sent, each row counted once.
+    sent: AtomicU64,
     /// When the bytes read so far are paid for, in microseconds of the server's clock.
     paid_until: AtomicI64,
     /// The rate under which they were booked, in bytes a second.
@@ -36,6 +38,7 @@ impl Default for Board {
     fn default() -> Self {
         Self {
             events: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
             paid_until: AtomicI64::new(0),
             rate: AtomicU64::new(0),
             places: std::array::from_fn(|_| Place::default()),
@@ -96,9 +99,22 @@ pub fn readings(task_id: i64) -> Vec<Reading> {
         .collect()
 }
 
-/// A number that differs as soon as any worker has begun or ended a part.
+/// A number that differs as soon as any worker has begun a part or written down how
+/// one ended.
 pub fn events() -> u64 {
     board().map_or(0, |b| b.events.load(Ordering::Acquire))
+}
+
+/// Bytes that all workers of this server have sent since it was started.
+pub fn sent() -> u64 {
+    board().map_or(0, |b| b.sent.load(Ordering::Relaxed))
+}
+
+/// Says that the state of a part is another one now.
+pub fn tell() {
+    if let Some(board) = board() {
+        board.events.fetch_add(1, Ordering::Release);
+    }
 }
 
 /// This worker's place; given up with [`Meter::leave`] or found again by the
@@ -138,6 +154,7 @@ impl Meter {
             place.part_no.store(part_no, Ordering::Relaxed);
             place.table_id.store(table_id, Ordering::Release);
         }
+        tell();
     }
 
     /// How far the part is.
@@ -149,13 +166,10 @@ impl Meter {
         }
     }
 
-    /// The part has ended, well or not.
+    /// The part has been read, well or not.
     pub fn end(&self) {
         if let Some(place) = self.place {
             place.table_id.store(-1, Ordering::Release);
-        }
-        if let Some(board) = board() {
-            board.events.fetch_add(1, Ordering::Release);
         }
     }
 
@@ -168,10 +182,11 @@ impl Meter {
     }
 }
 
-/// Books `bytes` against the rate that all workers share, `limit` bytes a second,
+/// Counts `bytes` that are sent, books them against the rate that all workers share, `limit` bytes a second,
 /// and says how long the caller has to wait.
 pub fn throttle(bytes: u64, limit: u64) -> Duration {
     let Some(board) = board() else { return Duration::ZERO };
+    board.sent.fetch_add(bytes, Ordering::Relaxed);
     if limit == 0 {
         return Duration::ZERO;
     }
