@@ -17,3 +17,4 @@ pub mod publication;
 pub mod settle;
 pub mod slot;
 pub mod subscription;
+pub mod trial;
