@@ -8,6 +8,19 @@ CREATE SCHEMA reshard;
 COMMENT ON SCHEMA reshard IS 'state tables and views of the reshard extension';
 GRANT USAGE ON SCHEMA reshard TO PUBLIC;
 
+CREATE FUNCTION reshard.token() RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $token$
+    -- With the extension's own number: one that was dropped and created again begins
+    -- to count its tasks anew.
+    SELECT left(md5(concat_ws('/', (pg_control_system()).system_identifier, d.oid, e.oid)), 6)
+      FROM pg_database AS d, pg_extension AS e
+     WHERE d.datname = current_database() AND e.extname = 'reshard'
+$token$;
+COMMENT ON FUNCTION reshard.token() IS
+    'tells this database, and this installation of the extension in it, from all others in names of objects';
+
 -- Clusters ------------------------------------------------------------------
 
 CREATE FOREIGN DATA WRAPPER reshard NO HANDLER NO VALIDATOR;

@@ -257,10 +257,7 @@ SET search_path = pg_catalog, pg_temp
 AS $note$
 BEGIN
     IF statement IS NOT NULL THEN
-        INSERT INTO reshard.ddl (token, task_id, sql)
-        SELECT left(md5(concat_ws('/', (pg_control_system()).system_identifier, d.oid)), 6), $1, $4
-          FROM pg_database AS d
-         WHERE d.datname = current_database();
+        INSERT INTO reshard.ddl (token, task_id, sql) VALUES (reshard.token(), $1, $4);
     END IF;
     INSERT INTO reshard.event (task_id, severity, kind, message, detail)
     VALUES ($1, CASE WHEN statement IS NULL THEN 'warning' ELSE 'info' END, 'ddl',
@@ -371,6 +368,37 @@ CREATE EVENT TRIGGER reshard_index ON ddl_command_start WHEN TAG IN ('CREATE IND
     EXECUTE FUNCTION reshard.guard_concurrently();
 ALTER EVENT TRIGGER reshard_index ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER reshard_index IS 'indexes that are built concurrently on tables of running migrations';
+
+CREATE FUNCTION reshard.guard_extension() RETURNS event_trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $guard$
+DECLARE
+    running record;
+BEGIN
+    -- Which one is dropped isn't known yet; afterwards nobody is left to ask.
+    IF current_setting('reshard.ddl_guard', true) = 'off' OR current_query() !~* 'reshard' THEN
+        RETURN;
+    END IF;
+    FOR running IN SELECT * FROM reshard.running_migrations() LIMIT 1 LOOP
+        RAISE EXCEPTION 'cannot drop extension reshard: migration % needs it', running.shown
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                  DETAIL = format(
+                      'Task %s moves publication "%s" from cluster "%s" to cluster "%s". Its replication slots would stay and keep WAL, its subscriptions and helper objects would stay on the shards.',
+                      running.shown, running.publication, running.source, running.destination),
+                  HINT = format(
+                      'End it first: SELECT reshard_cancel(%1$s); or, after the switch, SELECT reshard_complete(%1$s); as a last resort, as a superuser: SET reshard.ddl_guard = off;',
+                      running.shown);
+    END LOOP;
+END
+$guard$;
+COMMENT ON FUNCTION reshard.guard_extension() IS
+    'event trigger that forbids DROP EXTENSION while a migration runs';
+
+CREATE EVENT TRIGGER reshard_extension ON ddl_command_start WHEN TAG IN ('DROP EXTENSION')
+    EXECUTE FUNCTION reshard.guard_extension();
+ALTER EVENT TRIGGER reshard_extension ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER reshard_extension IS 'DROP EXTENSION while a migration runs';
 
 CREATE EVENT TRIGGER reshard_ddl ON ddl_command_end EXECUTE FUNCTION reshard.guard_ddl();
 ALTER EVENT TRIGGER reshard_ddl ENABLE ALWAYS;

@@ -19,19 +19,14 @@ use crate::error::{Error, Result};
 use crate::pg::db;
 
 /// Tells this database from every other one, in names of objects on other
-/// servers: six hexadecimal digits of the server's and the database's identity.
+/// servers: six hexadecimal digits of the server's, the database's and the
+/// extension's identity.
 ///
 /// # Errors
 /// SPI's.
 pub fn token() -> Result<String> {
-    db::text(
-        "SELECT pg_catalog.left(pg_catalog.md5(pg_catalog.concat_ws('/', \
-             (pg_catalog.pg_control_system()).system_identifier, d.oid)), 6) \
-           FROM pg_catalog.pg_database AS d \
-          WHERE d.datname = pg_catalog.current_database()",
-        &[],
-    )?
-    .ok_or_else(|| Error::internal("the current database has no row in pg_database"))
+    db::text("SELECT reshard.token()", &[])?
+        .ok_or_else(|| Error::internal("this database has no token"))
 }
 
 /// A migration of this database that another shard of its cluster coordinates.

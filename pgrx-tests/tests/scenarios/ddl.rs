@@ -33,6 +33,7 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("parted_1", "DROP TABLE parted_1"),
     ("all_tables", "ALTER PUBLICATION all_tables SET (publish = 'insert')"),
     ("all_tables", "DROP PUBLICATION all_tables"),
+    ("extension reshard", "DROP EXTENSION reshard CASCADE"),
 ];
 
 /// DDL that has nothing to do with the tables.

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use reshard_scenarios::load::{Load, LoadOptions};
+use reshard_scenarios::migration::declare;
 use reshard_scenarios::oracle::{helper_objects, Footprint};
 use reshard_scenarios::wait::wait_until;
 use reshard_scenarios::{Migration, Result, Rig};
 
-use super::common::{application, check_outcome, with_extension, STEP};
+use super::common::{application, check_outcome, with_extension, KEY, STEP};
 
 const PHASES: [&str; 6] =
     ["schema_pre", "copy", "schema_post", "catch_up", "replicating", "switched"];
@@ -167,6 +168,27 @@ async fn cancel_while_a_slot_waits_for_a_transaction_leaves_no_slot() {
         })
         .await?;
         nothing_since(&rig, &before).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_extension_that_is_created_anew_does_not_meet_what_a_dropped_one_left() {
+    with_extension(2, |rig| async move {
+        application(&rig, 1_000).await?;
+        let first = Migration::start(&rig, false).await?;
+        first.watch(&["replicating"], STEP).await?;
+        rig.source
+            .execute("SET reshard.ddl_guard = off; DROP EXTENSION reshard CASCADE; DROP PUBLICATION all_tables")
+            .await?;
+        for shard in &rig.shards {
+            shard.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public").await?;
+        }
+        declare(&rig, KEY).await?;
+        let second = Migration::start(&rig, false).await?;
+        assert_eq!(second.id, first.id);
+        second.watch(&["replicating"], STEP).await?;
+        second.cancel(STEP).await
     })
     .await;
 }
