@@ -44,6 +44,8 @@ COMMENT ON FUNCTION reshard_stop_task(bigint) IS
     'stops a task where it is; reshard_resume() goes on';
 COMMENT ON FUNCTION reshard_resume(bigint) IS
     'goes on with a failed or stopped task from where it was';
+COMMENT ON FUNCTION reshard_verify(bigint, regclass[], double precision) IS
+    'compares both clusters of a migration row by row, while both are written to; returns the number of the task';
 COMMENT ON FUNCTION reshard_wait(bigint, text, interval) IS
     'blocks until a task reaches a phase, or its end; raises the task''s error if it fails';
 COMMENT ON FUNCTION reshard_unfence(text) IS

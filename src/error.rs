@@ -30,6 +30,8 @@ pub enum Kind {
     ConnectionLost,
     /// Cancelled by the user (57014).
     Cancelled,
+    /// Clusters that should hold the same rows don't (23000).
+    Mismatch,
     /// Raised by a server; keeps that server's SQLSTATE.
     Server(String),
     /// A bug (XX000).
@@ -114,6 +116,7 @@ impl Error {
             Kind::Unreachable => "08001",
             Kind::ConnectionLost => "08006",
             Kind::Cancelled => "57014",
+            Kind::Mismatch => "23000",
             Kind::Server(code) => code,
             Kind::Internal => "XX000",
         }

@@ -27,6 +27,12 @@ pub static COPY_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
 pub static COPY_BUFFER: GucSetting<i32> = GucSetting::<i32>::new(32 * 1024);
 /// MB of tables that are copied under one snapshot; 0 is no limit.
 pub static WAVE_SIZE: GucSetting<i32> = GucSetting::<i32>::new(0);
+/// Chunks that one comparison reads at a time, each in a session on every shard.
+pub static MAX_VERIFY_SESSIONS: GucSetting<i32> = GucSetting::<i32>::new(2);
+/// Size in MB of the chunks that tables are compared in.
+pub static VERIFY_CHUNK_SIZE: GucSetting<i32> = GucSetting::<i32>::new(16);
+/// kB a second that one comparison may read on the source; 0 is no limit.
+pub static VERIFY_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// Sessions for rows, keys and indexes of one task on one shard.
 pub static MAX_SHARD_SESSIONS: GucSetting<i32> = GucSetting::<i32>::new(10);
 /// Schema statements that run at the same time on one shard.
@@ -115,6 +121,27 @@ pub fn register() {
         &MAX_SHARD_SESSIONS,
         (2, 1_000),
         GucFlags::default(),
+    );
+    int(
+        c"reshard.max_verify_sessions",
+        c"Sets how many chunks one comparison reads at a time, each in a session on every shard.",
+        &MAX_VERIFY_SESSIONS,
+        (1, 64),
+        GucFlags::default(),
+    );
+    int(
+        c"reshard.verify_chunk_size",
+        c"Sets the size of the chunks that tables are compared in.",
+        &VERIFY_CHUNK_SIZE,
+        (1, 65_536),
+        GucFlags::UNIT_MB,
+    );
+    int(
+        c"reshard.verify_rate_limit",
+        c"Limits what one comparison reads on the source in a second; 0 is no limit.",
+        &VERIFY_RATE_LIMIT,
+        (0, i32::MAX),
+        GucFlags::UNIT_KB,
     );
     int(
         c"reshard.max_index_builds",

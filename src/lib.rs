@@ -13,6 +13,7 @@ mod remote;
 mod replication;
 mod schema;
 mod state;
+mod verify;
 mod worker;
 
 use pgrx::prelude::*;
@@ -23,6 +24,7 @@ extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
 extension_sql_file!("../sql/fence.sql", name = "fence", requires = ["bootstrap"]);
 extension_sql_file!("../sql/ddl.sql", name = "ddl", requires = ["fence"]);
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["ddl"]);
+extension_sql_file!("../sql/verify.sql", name = "verify", requires = ["views"]);
 extension_sql_file!("../sql/comments.sql", name = "comments", finalize);
 
 /// The library's entry: settings always, workers and shared memory only where

@@ -9,7 +9,7 @@ use crate::pg::report::or_raise;
 use crate::pg::shmem;
 use crate::state::intent::{self, Args, Verb};
 use crate::state::task::{self, Phase, Status, Task, Type};
-use crate::state::traffic;
+use crate::state::{traffic, verification};
 
 /// Makes the destination active; with the number of a replication task, moves
 /// traffic along that flow; without a number, along the one live flow.
@@ -60,7 +60,8 @@ fn cutover(id: Option<i64>, args: &Args) -> Result<i64> {
                     let forward = task.source == root.source;
                     (root, forward)
                 }
-                Some(parent) => (task::load(parent)?, true),
+                Some(parent) if task.kind != Type::Verify => (task::load(parent)?, true),
+                Some(_) => (task, true),
                 None => (task, true),
             }
         }
@@ -232,6 +233,9 @@ fn reshard_resume(task_id: i64) -> i64 {
         }
         // Seen as pending at once: who waits for it next must not meet the old error.
         if root.status == Status::Failed {
+            if root.kind == Type::Verify {
+                verification::reopen(root.id)?;
+            }
             task::reopen(root.id)?;
             shmem::wake_after_commit();
             return Ok(root.id);

@@ -10,4 +10,5 @@ mod pooler;
 mod preflight;
 mod shards;
 mod start;
+mod verify;
 mod wait;

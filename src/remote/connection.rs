@@ -53,6 +53,8 @@ pub enum Purpose {
     Fence,
     /// Having a source shard copy its parts.
     Node,
+    /// Comparing rows.
+    Verify,
 }
 
 impl Purpose {
@@ -66,6 +68,7 @@ impl Purpose {
             Self::Copy => "reshard copy",
             Self::Fence => "reshard fence",
             Self::Node => "reshard node",
+            Self::Verify => "reshard verify",
         }
     }
 }

@@ -13,8 +13,9 @@ use crate::remote::quote::literal;
 use crate::remote::{Connection, Links};
 use crate::state::flow::Flow;
 
-/// How often the subscribers are asked.
+/// How often the subscribers are asked; less often after a second.
 const POLL: Duration = Duration::from_millis(2);
+const LATE_POLL: Duration = Duration::from_millis(50);
 
 /// Writes a marker into every flow and waits until each has arrived.
 ///
@@ -152,7 +153,8 @@ async fn arrive(
             ))
             .hint("See reshard.replication_slots for their lag and errors."));
         }
-        tokio::time::sleep(POLL).await;
+        let late = began.elapsed() > Duration::from_secs(1);
+        tokio::time::sleep(if late { LATE_POLL } else { POLL }).await;
     }
 }
 

@@ -11,6 +11,7 @@ pub mod schema;
 pub mod table;
 pub mod task;
 pub mod traffic;
+pub mod verification;
 pub mod wait;
 pub mod wave;
 

@@ -129,6 +129,9 @@ pub struct Options {
     /// Plan the schema, run nothing.
     #[serde(default)]
     pub dry_run: bool,
+    /// Chunks of large tables that a comparison looks at, in percent; all without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sample_percent: Option<f64>,
 }
 
 /// Keys that a user may write, with what they take.

@@ -22,6 +22,8 @@ pub enum Type {
     Replication,
     /// One switch of traffic; a child.
     Cutover,
+    /// A comparison of both clusters: `reshard_verify()`; a child that runs, stops and fails by itself.
+    Verify,
 }
 
 impl Type {
@@ -34,6 +36,7 @@ impl Type {
             Self::Replicate => "replicate",
             Self::Replication => "replication",
             Self::Cutover => "cutover",
+            Self::Verify => "verify",
         }
     }
 
@@ -49,6 +52,7 @@ impl Type {
             Self::CopyData => Phase::Copy,
             Self::Replicate | Self::Replication => Phase::CatchUp,
             Self::Cutover => Phase::Cutover,
+            Self::Verify => Phase::Verify,
         }
     }
 }
@@ -109,6 +113,8 @@ pub enum Phase {
     RolledBack,
     /// Ended by `reshard_complete()`.
     Complete,
+    /// The only phase of a comparison.
+    Verify,
 }
 
 impl Phase {
@@ -124,6 +130,7 @@ impl Phase {
             Self::Switched => "switched",
             Self::RolledBack => "rolled_back",
             Self::Complete => "complete",
+            Self::Verify => "verify",
         }
     }
 
@@ -135,7 +142,7 @@ impl Phase {
         serde_json::from_value(serde_json::Value::String(text.to_owned())).map_err(|_| {
             Error::argument(format!("unknown phase \"{text}\"")).hint(
                 "Phases are schema_pre, copy, schema_post, catch_up, replicating, cutover, \
-                 switched, rolled_back, complete and, for the end of the task, done.",
+                 switched, rolled_back, complete, verify and, for the end of the task, done.",
             )
         })
     }
@@ -230,23 +237,25 @@ pub fn load(id: i64) -> Result<Task> {
     })
 }
 
-/// The task of that number, or the migration that it is a part of.
+/// The task of that number, or the migration that it is a part of. A comparison stands
+/// for itself.
 ///
 /// # Errors
 /// As [`load`].
 pub fn load_root(id: i64) -> Result<Task> {
     let task = load(id)?;
     match task.parent_id {
-        Some(parent) => load(parent),
-        None => Ok(task),
+        Some(parent) if task.kind != Type::Verify => load(parent),
+        _ => Ok(task),
     }
 }
 
-/// Tasks without a parent that a worker has to look after, oldest first.
+/// Tasks that a worker has to look after by themselves, oldest first.
 pub fn unfinished_roots() -> Result<Vec<Task>> {
     db::rows(
         "SELECT pg_catalog.to_jsonb(t) FROM reshard.task AS t \
-          WHERE t.parent_id IS NULL AND t.status IN ('pending', 'running') ORDER BY t.id",
+          WHERE (t.parent_id IS NULL OR t.type = 'verify') \
+            AND t.status IN ('pending', 'running') ORDER BY t.id",
         &[],
     )
 }
@@ -291,23 +300,39 @@ pub fn set_status(id: i64, status: Status) -> Result<()> {
     .map(|_| ())
 }
 
-/// Ends a task, and its children that have not ended, in the given status.
+/// Ends a task, and its children that have not ended, in the given status. What
+/// comparisons have found stays; those that still run are [cancelled](cancel_comparisons).
 pub fn finish(id: i64, status: Status) -> Result<()> {
+    cancel_comparisons(id)?;
     db::execute(
         "UPDATE reshard.task SET status = $2, finished_at = clock_timestamp(), \
                 updated_at = clock_timestamp() \
-          WHERE (id = $1 OR parent_id = $1) AND status NOT IN ('succeeded', 'cancelled')",
+          WHERE (id = $1 OR (parent_id = $1 AND type <> 'verify')) \
+            AND status NOT IN ('succeeded', 'cancelled')",
         &[Arg::I64(id), Arg::Text(status.as_str())],
     )
     .map(|_| ())
 }
 
-/// Marks a task, and its children that run, as failed with this error.
+/// Ends the comparisons of a migration that have not come to an end.
+pub fn cancel_comparisons(migration: i64) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.task SET status = 'cancelled', finished_at = clock_timestamp(), \
+                updated_at = clock_timestamp() \
+          WHERE parent_id = $1 AND type = 'verify' AND status IN ('pending', 'running')",
+        &[Arg::I64(migration)],
+    )
+    .map(|_| ())
+}
+
+/// Marks a task, and its children that run, as failed with this error. Comparisons
+/// notice by themselves.
 pub fn fail(id: i64, error: &Error) -> Result<()> {
     db::execute(
         "UPDATE reshard.task SET status = 'failed', error = $2, hint = $3, sqlstate = $4, \
                 updated_at = clock_timestamp() \
-          WHERE id = $1 OR (parent_id = $1 AND status IN ('pending', 'running'))",
+          WHERE id = $1 OR (parent_id = $1 AND type <> 'verify' \
+                            AND status IN ('pending', 'running'))",
         &[
             Arg::I64(id),
             Arg::Text(&error.one_line()),
@@ -357,7 +382,7 @@ pub fn reopen(id: i64) -> Result<()> {
     db::execute(
         "UPDATE reshard.task SET status = 'pending', stopped = false, error = NULL, hint = NULL, \
                 sqlstate = NULL, updated_at = clock_timestamp() \
-          WHERE (id = $1 OR parent_id = $1) AND status = 'failed'",
+          WHERE (id = $1 OR (parent_id = $1 AND type <> 'verify')) AND status = 'failed'",
         &[Arg::I64(id)],
     )?;
     event::info(id, "resumed", "the task goes on")

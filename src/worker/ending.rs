@@ -12,7 +12,7 @@ use crate::state::flow;
 use crate::state::task::{self, Phase, Status, Task, Type};
 use crate::worker::coordinator::Shared;
 use crate::worker::migration::Migration;
-use crate::worker::{driver, flowing};
+use crate::worker::{driver, flowing, verifying};
 
 /// `reshard_complete()`: the destination stays active, the way back is given up.
 /// The old cluster stays fenced.
@@ -33,6 +33,7 @@ pub async fn complete(task: Task) -> Result<()> {
     }
     let migration = Migration::load(task)?;
     transaction(|| task::set_phase(id, Phase::Complete))?;
+    verifying::end_all(id).await?;
     clean(&migration, true).await?;
     transaction(|| {
         task::finish(id, Status::Succeeded)?;
@@ -56,6 +57,7 @@ pub async fn cancel(task: Task, shared: &Rc<Shared>) -> Result<()> {
     }
     shared.snapshots.borrow_mut().remove(&id);
     if task.kind.is_migration() {
+        verifying::end_all(id).await?;
         let migration = Migration::load(task)?;
         clean(&migration, false).await?;
         let (links, shards) = (&migration.links, Side::Destination);

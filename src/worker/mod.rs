@@ -11,6 +11,8 @@ pub mod launcher;
 mod migration;
 mod phases;
 mod traffic;
+pub mod verify_worker;
+mod verifying;
 mod waves;
 
 /// Name of the library, for the postmaster.

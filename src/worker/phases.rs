@@ -10,7 +10,7 @@ use crate::state::task::{self, Phase, Status, Task, Type};
 use crate::state::traffic as flag;
 use crate::worker::coordinator::Shared;
 use crate::worker::migration::Migration;
-use crate::worker::{copying, flowing};
+use crate::worker::{copying, flowing, verifying};
 
 /// Runs the present phase of a task.
 ///
@@ -21,8 +21,10 @@ pub async fn run(task: Task, shared: &Rc<Shared>) -> Result<()> {
     if task.status == Status::Pending {
         transaction(|| task::set_phase(id, task.phase))?;
     }
-    if task.kind == Type::SchemaSync {
-        return schema_sync(&task).await;
+    match task.kind {
+        Type::SchemaSync => return schema_sync(&task).await,
+        Type::Verify => return verifying::run(&task).await,
+        _ => {}
     }
     let phase = task.phase;
     let migration = Migration::load(task)?;
@@ -53,7 +55,7 @@ pub async fn run(task: Task, shared: &Rc<Shared>) -> Result<()> {
         }
         // The driver ends a cutover before it looks at phases.
         Phase::Cutover => flowing::phase_by_flag(&migration.task)?,
-        Phase::Complete => return transaction(|| task::finish(id, Status::Succeeded)),
+        Phase::Complete | Phase::Verify => return transaction(|| task::finish(id, Status::Succeeded)),
     };
     transaction(|| {
         task::set_phase(id, next)?;

@@ -1,0 +1,167 @@
+//! A chunk of a table on all servers that must agree about it: who takes part, and what
+//! each is compared with.
+use futures::future::try_join_all;
+
+use crate::cluster::{Direction, ShardNo, Side};
+use crate::error::Result;
+use crate::state::flow::Flow;
+use crate::state::table::Table;
+use crate::state::verification::{Chunk, Findings};
+use crate::verify::compare::Comparison;
+use crate::verify::reading::{self, Digests, Party};
+use crate::verify::rows::{range, Rows};
+use crate::verify::server::Server;
+use crate::verify::shape::Shape;
+use crate::verify::timeline::Timeline;
+
+/// What a chunk's comparison goes by.
+pub(super) struct Job<'a> {
+    pub(super) table: &'a Table,
+    pub(super) shape: &'a Shape,
+    pub(super) chunk: &'a Chunk,
+    pub(super) timeline: &'a Timeline<'a>,
+    /// The live flows that carry the table.
+    pub(super) flows: &'a [Flow],
+    /// The source shard that tables come from which each shard has whole.
+    pub(super) node: ShardNo,
+    /// A session on every shard of both clusters.
+    pub(super) servers: &'a [Server],
+}
+
+impl<'a> Job<'a> {
+    /// Compares the chunk.
+    ///
+    /// # Errors
+    /// As [`Comparison::run`].
+    pub(super) async fn run(&self) -> Result<Findings> {
+        let direction = self.timeline.direction;
+        let (publisher, subscriber) = (direction.publisher(), direction.subscriber());
+        let whole = self.chunk.key_after.is_none() && self.chunk.key_to.is_none();
+        try_join_all(self.servers.iter().map(|server| server.fit(self.shape, whole))).await?;
+
+        let (mut publishers, mut copies) = (Vec::new(), Vec::new());
+        for server in self.on(publisher) {
+            let party = self.party(server).await?;
+            match self.table.comes_from(publisher, server.shard, self.first(publisher)) {
+                true => publishers.push(party),
+                false => copies.push(party),
+            }
+        }
+        let mut subscribers = Vec::new();
+        for server in self.on(subscriber) {
+            subscribers.push(self.party(server).await?);
+        }
+
+        let (here, there, beside) = futures::try_join!(
+            digests(&publishers),
+            digests(&subscribers),
+            digests(&copies)
+        )?;
+        let mut found = Findings {
+            rows: reading::total(&here).values().map(|d| d.rows).sum(),
+            ..Findings::default()
+        };
+        if self.table.key(subscriber).is_some() {
+            let comparison =
+                self.comparison(&publishers, subscribers, self.flows, self.is_spread(subscriber));
+            comparison.run(&here, &there, &mut found).await?;
+        } else {
+            for (one, digests) in subscribers.into_iter().zip(there) {
+                let comparison = self.comparison(&publishers, vec![one], self.flows, false);
+                comparison.run(&here, &[digests], &mut found).await?;
+            }
+        }
+        // Other copies of the table on the active side: nothing flows between them.
+        for (one, digests) in copies.into_iter().zip(beside) {
+            let comparison = self.comparison(&publishers, vec![one], &[], false);
+            comparison.run(&here, &[digests], &mut found).await?;
+        }
+        Ok(found)
+    }
+
+    fn comparison(
+        &self,
+        publishers: &[Party<'a>],
+        subscribers: Vec<Party<'a>>,
+        flows: &'a [Flow],
+        spread: bool,
+    ) -> Comparison<'a> {
+        Comparison {
+            publishers: publishers.to_vec(),
+            subscribers,
+            flows,
+            spread,
+            shape: self.shape,
+            timeline: self.timeline,
+        }
+    }
+
+    fn on(&self, side: Side) -> impl Iterator<Item = &'a Server> {
+        self.servers.iter().filter(move |server| server.side == side)
+    }
+
+    fn size(&self, side: Side) -> u32 {
+        self.on(side).count() as u32
+    }
+
+    fn first(&self, side: Side) -> ShardNo {
+        match side {
+            Side::Source => self.node,
+            Side::Destination => ShardNo(0),
+        }
+    }
+
+    /// Whether each shard of a side has a part of the table.
+    fn is_spread(&self, side: Side) -> bool {
+        self.table.key(side).is_some() && self.size(side) > 1
+    }
+
+    /// How the table is read on a server.
+    async fn party(&self, server: &'a Server) -> Result<Party<'a>> {
+        let relation = self.table.qualified();
+        let other = match server.side {
+            Side::Source => Side::Destination,
+            Side::Destination => Side::Source,
+        };
+        let (mut placed, mut target) = (None, None);
+        for side in [server.side, other] {
+            let Some(key) = self.table.key(side).filter(|_| self.is_spread(side)) else { continue };
+            let conditions = server.placement(&relation, key, self.size(side)).await?;
+            if side == server.side {
+                placed = conditions.get(server.shard.index()).cloned();
+            } else {
+                target = Some(which(&conditions));
+            }
+        }
+        // The destination has no rows that the filter keeps back, as long as it only
+        // gets rows; once it is written to, such rows don't flow back.
+        let filtered =
+            server.side == Side::Source || self.timeline.direction == Direction::Reverse;
+        let chunk = self.chunk;
+        let rows = Rows {
+            relation,
+            shape: self.shape,
+            filter: self.table.row_filter.as_deref().filter(|_| filtered),
+            range: self.shape.key.as_ref().and_then(|key| {
+                range(key, chunk.key_after.as_deref(), chunk.key_to.as_deref())
+            }),
+            placed,
+            target,
+        };
+        Ok(Party { server, rows })
+    }
+}
+
+/// The number of the first condition that holds.
+fn which(conditions: &[String]) -> String {
+    let cases: Vec<String> = conditions
+        .iter()
+        .enumerate()
+        .map(|(shard, condition)| format!("WHEN {condition} THEN {shard}"))
+        .collect();
+    format!("CASE {} END", cases.join(" "))
+}
+
+async fn digests(parties: &[Party<'_>]) -> Result<Vec<Digests>> {
+    try_join_all(parties.iter().map(|party| reading::digests(party, 1))).await
+}
