@@ -224,6 +224,18 @@ impl Migration {
         }
     }
 
+    /// Begins `reshard_verify` of all tables.
+    pub async fn begin_verify(&self) -> Result<Migration> {
+        Migration::call(&self.rig, &format!("SELECT reshard_verify({})", self.id)).await
+    }
+
+    /// Has the extension compare both clusters; an error where they differ.
+    pub async fn verify(&self, deadline: Duration) -> Result<Migration> {
+        let task = self.begin_verify().await?;
+        task.watch(&["succeeded"], deadline).await?;
+        Ok(task)
+    }
+
     /// Ends the migration and waits for it.
     pub async fn complete(&self, deadline: Duration) -> Result<()> {
         self.verb("reshard_complete").await?;

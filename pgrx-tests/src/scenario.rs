@@ -57,6 +57,8 @@ pub async fn describe(rig: &Rig) {
         "SELECT * FROM reshard.traffic",
         "SELECT * FROM reshard.replication_slots",
         "SELECT * FROM reshard.table_copies",
+        "SELECT * FROM reshard.verifications",
+        "SELECT * FROM reshard.differences LIMIT 30",
         "SELECT * FROM reshard.schema_sync WHERE error IS NOT NULL",
         "SELECT * FROM reshard.events ORDER BY 1 DESC LIMIT 60",
     ] {

@@ -87,6 +87,10 @@ async fn migrate(rig: &Arc<Rig>) -> Result<()> {
             load.acknowledged()
         );
     }
+
+    title(&format!("SELECT reshard_verify({}), writers still on", migration.id));
+    let verified = migration.verify(STEP).await?;
+    println!("{}", progress::verified(&rig.source, verified.id).await?);
     let outcome = load.finish().await?;
 
     title(&format!("SELECT reshard_complete({})", migration.id));

@@ -81,3 +81,18 @@ pub(super) async fn steps(source: &Server) -> Result<String> {
         .await?;
     Ok(text.unwrap_or_default())
 }
+
+/// What a comparison that succeeded has seen, and how fast.
+pub(super) async fn verified(source: &Server, task: i64) -> Result<String> {
+    let text = source
+        .text(&format!(
+            "SELECT format('%s rows in %s tables are equal: %s s, %s rows/s, %s MB/s', rows, tables, round(seconds, 1),
+                           round(rows / seconds), round(bytes / seconds / 1e6))
+               FROM (SELECT sum(v.rows) AS rows, count(*) AS tables, sum(v.bytes_total) AS bytes,
+                            greatest(extract(epoch FROM t.finished_at - t.started_at), 0.001) AS seconds
+                       FROM reshard.verifications AS v JOIN reshard.tasks AS t ON t.id = v.task_id
+                      WHERE t.id = {task} GROUP BY t.id, t.started_at, t.finished_at) AS v"
+        ))
+        .await?;
+    Ok(text.unwrap_or_default())
+}

@@ -83,6 +83,7 @@ async fn every_built_in_type_and_every_kind_of_user_type_arrives_unchanged() {
         let migration = Migration::start(&rig, false).await?;
         migration.watch(&["replicating"], STEP).await?;
         compare_when_quiet(&rig, KEY, STEP).await?;
+        migration.verify(STEP).await?;
         rig.source.execute("UPDATE types SET tenant_id = tenant_id + 100 WHERE id > 100; INSERT INTO types SELECT * FROM (SELECT * FROM types WHERE id = 105) t ON CONFLICT DO NOTHING").await?;
         compare_when_quiet(&rig, KEY, STEP).await
     })
@@ -97,6 +98,7 @@ async fn odd_names_and_odd_shapes_of_tables_arrive_unchanged() {
         let migration = Migration::start(&rig, true).await?;
         migration.watch(&["switched"], STEP).await?;
         compare_when_quiet(&rig, KEY, STEP).await?;
+        migration.verify(STEP).await?;
         // Definitions too: what the application relies on is there and at work.
         for shard in &rig.shards {
             let session = shard.connect().await?;

@@ -21,5 +21,6 @@ mod schema;
 mod secrets;
 mod sequences;
 mod stop_and_cancel;
+mod verify;
 mod way_back;
 mod whole_run;
