@@ -51,11 +51,14 @@ fn verify(id: Option<i64>, tables: Option<&[u32]>, sample: f64) -> Result<i64> {
         return Err(Error::argument("no table is named").hint("Leave tables out to compare all."));
     }
     if let Some(name) = verification::not_moved(migration.id, wanted)?.into_iter().next() {
-        return Err(Error::missing(format!("table {name} is no part of migration {}", migration.id))
-            .hint(format!(
-                "SELECT schema_name, table_name FROM reshard.table_copies WHERE task_id = {};",
-                migration.id
-            )));
+        return Err(Error::missing(format!(
+            "table {name} is no part of migration {}",
+            migration.id
+        ))
+        .hint(format!(
+            "SELECT schema_name, table_name FROM reshard.table_copies WHERE task_id = {};",
+            migration.id
+        )));
     }
     if let Some(running) = verification::running(migration.id)? {
         notice!("task {} compares migration {} already", running.id, migration.id);
@@ -127,9 +130,6 @@ fn refuse_idle(migration: &Task) -> Result<()> {
     if migration.phase.is_flowing() || migration.phase == Phase::Cutover {
         return Ok(());
     }
-    Err(Error::state(format!(
-        "task {id} can't be compared in phase {}",
-        migration.phase.as_str()
-    ))
-    .hint(format!("Wait for it: SELECT reshard_wait({id}, 'replicating');")))
+    Err(Error::state(format!("task {id} can't be compared in phase {}", migration.phase.as_str()))
+        .hint(format!("Wait for it: SELECT reshard_wait({id}, 'replicating');")))
 }

@@ -52,11 +52,8 @@ impl<'a> Job<'a> {
             subscribers.push(self.party(server).await?);
         }
 
-        let (here, there, beside) = futures::try_join!(
-            digests(&publishers),
-            digests(&subscribers),
-            digests(&copies)
-        )?;
+        let (here, there, beside) =
+            futures::try_join!(digests(&publishers), digests(&subscribers), digests(&copies))?;
         let mut found = Findings {
             rows: reading::total(&here).values().map(|d| d.rows).sum(),
             ..Findings::default()
@@ -135,19 +132,19 @@ impl<'a> Job<'a> {
         }
         // The destination has no rows that the filter keeps back, as long as it only
         // gets rows; once it is written to, such rows don't flow back.
-        let filtered =
-            server.side == Side::Source || self.timeline.direction == Direction::Reverse;
+        let filtered = server.side == Side::Source || self.timeline.direction == Direction::Reverse;
         let chunk = self.chunk;
-        let rows = Rows {
-            relation,
-            shape: self.shape,
-            filter: self.table.row_filter.as_deref().filter(|_| filtered),
-            range: self.shape.key.as_ref().and_then(|key| {
-                range(key, chunk.key_after.as_deref(), chunk.key_to.as_deref())
-            }),
-            placed,
-            target,
-        };
+        let rows =
+            Rows {
+                relation,
+                shape: self.shape,
+                filter: self.table.row_filter.as_deref().filter(|_| filtered),
+                range: self.shape.key.as_ref().and_then(|key| {
+                    range(key, chunk.key_after.as_deref(), chunk.key_to.as_deref())
+                }),
+                placed,
+                target,
+            };
         Ok(Party { server, rows })
     }
 }

@@ -294,8 +294,7 @@ fn differing(verdicts: &[(Located, Verdict)]) -> Vec<Located> {
 
 /// Whether both sides have the same rows, all in their places.
 fn is_equal(here: Option<&Digest>, there: Option<&Digest>) -> bool {
-    let (here, there) =
-        (here.copied().unwrap_or_default(), there.copied().unwrap_or_default());
+    let (here, there) = (here.copied().unwrap_or_default(), there.copied().unwrap_or_default());
     here == there && here.misplaced == 0
 }
 

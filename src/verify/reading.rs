@@ -229,8 +229,7 @@ pub(super) async fn read(
 ) -> Result<Reading> {
     let wanted = Wanted::new(items);
     let answers = try_join_all(parties.iter().map(|party| async {
-        let rows =
-            party.server.session.query(&party.rows.read(), &wanted.parameters()).await?;
+        let rows = party.server.session.query(&party.rows.read(), &wanted.parameters()).await?;
         Ok::<_, Error>((party.server, rows))
     }))
     .await?;
@@ -274,8 +273,7 @@ pub(super) async fn values(
         let Some(sql) = party.rows.values() else { continue };
         let rows = party.server.session.query(&sql, &wanted.parameters()).await?;
         for row in &rows {
-            let hashes: Vec<Option<i64>> =
-                row.try_get(1).map_err(|e| party.server.error(&e))?;
+            let hashes: Vec<Option<i64>> = row.try_get(1).map_err(|e| party.server.error(&e))?;
             out.insert((number(party.server, row, 0)?, party.server.shard), hashes);
         }
     }
@@ -289,10 +287,8 @@ mod tests {
     #[test]
     fn sums_of_several_servers_add_up_by_slice() {
         let digest = |rows| Digest { rows, sums: (1, -1), misplaced: 0 };
-        let all = [
-            Digests::from([(0, digest(2)), (1, digest(1))]),
-            Digests::from([(0, digest(3))]),
-        ];
+        let all =
+            [Digests::from([(0, digest(2)), (1, digest(1))]), Digests::from([(0, digest(3))])];
         let sum = total(&all);
         assert_eq!(sum.get(&0), Some(&Digest { rows: 5, sums: (2, -2), misplaced: 0 }));
         assert_eq!(sum.get(&1), Some(&digest(1)));

@@ -180,11 +180,7 @@ impl Rows<'_> {
 fn wanted(key: &[KeyColumn]) -> String {
     let lists: Vec<String> = (2..key.len() + 2).map(|n| format!("${n}::text[]")).collect();
     let names: Vec<String> = (1..=key.len()).map(|n| format!("k{n}")).collect();
-    format!(
-        "unnest($1::pg_catalog.int8[], {}) AS k (nr, {})",
-        lists.join(", "),
-        names.join(", ")
-    )
+    format!("unnest($1::pg_catalog.int8[], {}) AS k (nr, {})", lists.join(", "), names.join(", "))
 }
 
 fn is_wanted(key: &[KeyColumn]) -> String {

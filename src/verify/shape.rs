@@ -9,8 +9,21 @@ use crate::state::table::Table;
 /// Built-in types whose text is never empty and never holds a separator: they stand as
 /// they are in the text of a row. All others stand as the hash of their text.
 const PLAIN: &[&str] = &[
-    "bool", "int2", "int4", "int8", "float4", "float8", "numeric", "oid", "uuid", "date", "time",
-    "timetz", "timestamp", "timestamptz", "interval",
+    "bool",
+    "int2",
+    "int4",
+    "int8",
+    "float4",
+    "float8",
+    "numeric",
+    "oid",
+    "uuid",
+    "date",
+    "time",
+    "timetz",
+    "timestamp",
+    "timestamptz",
+    "interval",
 ];
 /// Arguments of one `concat()`; PostgreSQL takes no more than 100.
 const COLUMNS_AT_ONCE: usize = 40;

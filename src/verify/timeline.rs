@@ -73,7 +73,11 @@ impl<'a> Timeline<'a> {
                     self.refuse_switched()?;
                     if looks == 1 {
                         transaction(|| {
-                            event::info(self.task, "waiting", "changes are late: rows are compared when they have arrived")
+                            event::info(
+                                self.task,
+                                "waiting",
+                                "changes are late: rows are compared when they have arrived",
+                            )
                         })?;
                     }
                 }

@@ -76,9 +76,7 @@ impl Readings {
 /// subscriber was waited for.
 pub(super) fn judge(publisher: Readings, subscriber: Readings, unique: bool) -> Verdict {
     let found = subscriber.after;
-    if found.misplaced == 0
-        && (found.equals(&publisher.before) || found.equals(&publisher.after))
-    {
+    if found.misplaced == 0 && (found.equals(&publisher.before) || found.equals(&publisher.after)) {
         return Verdict::Equal;
     }
     let known =
@@ -172,10 +170,7 @@ mod tests {
         assert_eq!(judge(quiet(NONE), quiet(astray), true), Verdict::Differs(Kind::Misplaced));
         assert_eq!(judge_place(quiet(astray)), Verdict::Differs(Kind::Misplaced));
         assert_eq!(judge_place(readings(astray, row(5, 1))), Verdict::Equal);
-        assert_eq!(
-            judge_place(readings(astray, Group { versions: 2, ..astray })),
-            Verdict::Open
-        );
+        assert_eq!(judge_place(readings(astray, Group { versions: 2, ..astray })), Verdict::Open);
     }
 
     #[test]

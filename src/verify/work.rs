@@ -211,7 +211,12 @@ impl Worker {
                 Some(self.task.id),
                 Severity::Warning,
                 "retry",
-                &format!("chunk {} of table {}: {}", chunk.chunk_no, table.qualified(), error.one_line()),
+                &format!(
+                    "chunk {} of table {}: {}",
+                    chunk.chunk_no,
+                    table.qualified(),
+                    error.one_line()
+                ),
                 serde_json::json!({ "sqlstate": error.sqlstate() }),
             )
         })

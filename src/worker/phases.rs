@@ -55,7 +55,9 @@ pub async fn run(task: Task, shared: &Rc<Shared>) -> Result<()> {
         }
         // The driver ends a cutover before it looks at phases.
         Phase::Cutover => flowing::phase_by_flag(&migration.task)?,
-        Phase::Complete | Phase::Verify => return transaction(|| task::finish(id, Status::Succeeded)),
+        Phase::Complete | Phase::Verify => {
+            return transaction(|| task::finish(id, Status::Succeeded))
+        }
     };
     transaction(|| {
         task::set_phase(id, next)?;

@@ -100,11 +100,9 @@ fn unequal(id: i64, summary: &Summary) -> Error {
              then SELECT reshard_resume({id}); compares them again."
         ));
     }
-    Error::new(Kind::Mismatch, "rows kept changing and could not be verified")
-        .detail(detail)
-        .hint(format!(
-            "No row is known to differ. SELECT reshard_resume({id}); looks at them again."
-        ))
+    Error::new(Kind::Mismatch, "rows kept changing and could not be verified").detail(detail).hint(
+        format!("No row is known to differ. SELECT reshard_resume({id}); looks at them again."),
+    )
 }
 
 /// Ends the comparisons of a migration that is about to end, and waits until no worker

@@ -320,7 +320,10 @@ async fn progress(rig: &Rig, task: &Migration) -> Result<i64> {
     rig.source
         .connect()
         .await?
-        .one(&format!("SELECT coalesce(sum(chunks_done), 0) FROM reshard.verifications WHERE task_id = {}", task.id))
+        .one(&format!(
+            "SELECT coalesce(sum(chunks_done), 0) FROM reshard.verifications WHERE task_id = {}",
+            task.id
+        ))
         .await
 }
 
@@ -329,7 +332,10 @@ async fn begin_slowly(rig: &Arc<Rig>, migration: &Migration) -> Result<Migration
     rig.source.set(&[("reshard.verify_rate_limit", "1500kB")])?;
     rig.source.execute("SELECT pg_reload_conf()").await?;
     let task = migration.begin_verify().await?;
-    wait_until(STEP, "some chunks to be compared", || async { Ok(progress(rig, &task).await? >= 3) }).await?;
+    wait_until(STEP, "some chunks to be compared", || async {
+        Ok(progress(rig, &task).await? >= 3)
+    })
+    .await?;
     Ok(task)
 }
 
@@ -366,7 +372,8 @@ where
         let task = begin_slowly(&rig, &migration).await?;
         let before = finished_chunks(&rig, &task).await?;
         how(Arc::clone(&rig)).await?;
-        wait_until(STEP, "the source to answer", || async { Ok(speed_up(&rig).await.is_ok()) }).await?;
+        wait_until(STEP, "the source to answer", || async { Ok(speed_up(&rig).await.is_ok()) })
+            .await?;
         task.watch(&["succeeded"], STEP).await?;
         let after = finished_chunks(&rig, &task).await?;
         assert!(!before.is_empty() && before.is_subset(&after), "{before:?} {after:?}");
@@ -409,7 +416,8 @@ async fn a_switch_in_the_middle_of_a_comparison_raises_no_false_alarm() {
         let task = begin_slowly(&rig, &migration).await?;
         migration.cutover(STEP).await?;
         let done = progress(&rig, &task).await?;
-        wait_until(STEP, "more chunks", || async { Ok(progress(&rig, &task).await? > done + 2) }).await?;
+        wait_until(STEP, "more chunks", || async { Ok(progress(&rig, &task).await? > done + 2) })
+            .await?;
         migration.rollback(STEP).await?;
         speed_up(&rig).await?;
         let (status, error) = ended(&task).await?;
@@ -488,7 +496,9 @@ async fn a_comparison_is_stopped_resumed_and_cancelled_and_leaves_nothing() {
         let markers: i64 = session.one("SELECT count(*) FROM reshard.marker").await?;
         assert_eq!(markers, 0);
         let succeeded: i64 = session
-            .one("SELECT count(*) FROM reshard.tasks WHERE type = 'verify' AND status = 'succeeded'")
+            .one(
+                "SELECT count(*) FROM reshard.tasks WHERE type = 'verify' AND status = 'succeeded'",
+            )
             .await?;
         assert_eq!(succeeded, 1);
         Ok(())
@@ -524,10 +534,14 @@ async fn wrong_calls_are_refused_before_anything_is_read() {
         let (code, text) = refused("SELECT reshard_verify(tables => '{orders,pg_class}')").await;
         assert_eq!(code, "42704");
         assert!(text.contains("pg_class"), "{text}");
-        let task = Migration::call(&rig, "SELECT reshard_verify(tables => '{orders,settings}')").await?;
+        let task =
+            Migration::call(&rig, "SELECT reshard_verify(tables => '{orders,settings}')").await?;
         task.watch(&["succeeded"], STEP).await?;
         let tables = session
-            .column(&format!("SELECT table_name FROM reshard.verifications WHERE task_id = {} ORDER BY 1", task.id))
+            .column(&format!(
+                "SELECT table_name FROM reshard.verifications WHERE task_id = {} ORDER BY 1",
+                task.id
+            ))
             .await?;
         assert_eq!(tables, ["orders", "settings"]);
         session.execute("CREATE ROLE nobody LOGIN").await?;
@@ -537,8 +551,12 @@ async fn wrong_calls_are_refused_before_anything_is_read() {
         let denied = stranger.execute("SELECT * FROM reshard.differences").await.unwrap_err();
         assert_eq!(denied.sqlstate(), Some("42501"), "{denied}");
         migration.verb("reshard_stop_task").await?;
-        wait_until(STEP, "the task to be stopped", || async { Ok(migration.state().await?.status == "failed") }).await?;
-        let refused = session.execute(&format!("SELECT reshard_verify({})", migration.id)).await.unwrap_err();
+        wait_until(STEP, "the task to be stopped", || async {
+            Ok(migration.state().await?.status == "failed")
+        })
+        .await?;
+        let refused =
+            session.execute(&format!("SELECT reshard_verify({})", migration.id)).await.unwrap_err();
         assert_eq!(refused.sqlstate(), Some("55000"), "{refused}");
         Ok(())
     })
@@ -569,6 +587,72 @@ async fn several_source_shards_are_compared_both_ways_under_writers() {
         task.watch(&["succeeded"], STEP).await?;
         let outcome = load.finish().await?;
         check_outcome(&rig, &outcome).await
+    })
+    .await;
+}
+
+const CHURNED: &str = "
+CREATE TABLE counters (id int PRIMARY KEY, tenant_id bigint, n bigint); ALTER TABLE counters REPLICA IDENTITY FULL;
+INSERT INTO counters SELECT g, g, 0 FROM generate_series(1, 40) g;
+CREATE TABLE queue (tenant_id bigint, v text); ALTER TABLE queue REPLICA IDENTITY FULL;
+INSERT INTO queue SELECT g % 7, 'v' || g % 3 FROM generate_series(1, 200) g;
+";
+
+/// Statements that make it as hard as can be: hot rows, rows that go and come back, rows
+/// that move between shards, duplicates that come and go.
+const CHURN: [&str; 4] = [
+    "UPDATE counters SET n = n + 1 WHERE id = 1 + (random() * 9)::int",
+    "BEGIN; DELETE FROM counters WHERE id = 21; INSERT INTO counters VALUES (21, 21, 5); COMMIT",
+    "UPDATE counters SET tenant_id = tenant_id + 1 WHERE id = 31",
+    "INSERT INTO queue VALUES (1 + (random() * 5)::int, 'v1');
+     DELETE FROM queue WHERE ctid IN (SELECT ctid FROM queue WHERE v = 'v1' ORDER BY random() LIMIT 1)",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_are_written_without_a_pause_raise_no_false_alarm() {
+    with_extension(2, |rig| async move {
+        application(&rig, 2_000).await?;
+        rig.source.execute(CHURNED).await?;
+        let migration = Migration::start(&rig, false).await?;
+        migration.watch(&["replicating"], STEP).await?;
+        let stop = tokio::sync::watch::channel(false);
+        let writers: Vec<_> = CHURN
+            .into_iter()
+            .map(|sql| {
+                let (rig, stopped) = (rig.clone(), stop.1.clone());
+                tokio::spawn(async move {
+                    let session = rig.source.connect().await?;
+                    let mut rounds = 0_u64;
+                    while !*stopped.borrow() {
+                        session.execute(sql).await?;
+                        rounds += 1;
+                    }
+                    Result::Ok(rounds)
+                })
+            })
+            .collect();
+        // One difference among all that noise.
+        corrupt(&rig.shards[shard_of(15, 2)], "UPDATE counters SET n = -1 WHERE id = 15").await?;
+        let expected =
+            format!("counters different {DESTINATION}/{} {{\"id\": 15}} n", shard_of(15, 2));
+        for round in 0..4 {
+            let task = migration.begin_verify().await?;
+            let (status, error) = ended(&task).await?;
+            assert_eq!(status, "failed", "{error}");
+            let found = differences(&rig, &task).await?;
+            let (in_flux, known): (Vec<&String>, Vec<&String>) =
+                found.iter().partition(|d| d.contains(" in_flux "));
+            assert_eq!(known, vec![&expected], "round {round}: {error}");
+            println!("round {round}: {} rows in flux: {in_flux:?}", in_flux.len());
+        }
+        stop.0.send_replace(true);
+        for writer in writers {
+            println!("{} rounds of a writer", writer.await.unwrap()?);
+        }
+        let task = migration.begin_verify().await?;
+        ended(&task).await?;
+        assert_eq!(differences(&rig, &task).await?, set(&[expected]));
+        Ok(())
     })
     .await;
 }
