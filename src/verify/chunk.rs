@@ -2,8 +2,9 @@
 //! each is compared with.
 use futures::future::try_join_all;
 
-use crate::cluster::{Direction, ShardNo, Side};
+use crate::cluster::{Direction, Placement, Side};
 use crate::error::Result;
+use crate::remote::Links;
 use crate::state::flow::Flow;
 use crate::state::table::Table;
 use crate::state::verification::{Chunk, Findings};
@@ -22,8 +23,8 @@ pub(super) struct Job<'a> {
     pub(super) timeline: &'a Timeline<'a>,
     /// The live flows that carry the table.
     pub(super) flows: &'a [Flow],
-    /// The source shard that tables come from which each shard has whole.
-    pub(super) node: ShardNo,
+    /// Both clusters.
+    pub(super) links: &'a Links,
     /// A session on every shard of both clusters.
     pub(super) servers: &'a [Server],
 }
@@ -42,7 +43,7 @@ impl<'a> Job<'a> {
         let (mut publishers, mut copies) = (Vec::new(), Vec::new());
         for server in self.on(publisher) {
             let party = self.party(server).await?;
-            match self.table.comes_from(publisher, server.shard, self.first(publisher)) {
+            match self.table.comes_from(publisher, server.shard, self.links.first(publisher)) {
                 true => publishers.push(party),
                 false => copies.push(party),
             }
@@ -97,20 +98,9 @@ impl<'a> Job<'a> {
         self.servers.iter().filter(move |server| server.side == side)
     }
 
-    fn size(&self, side: Side) -> u32 {
-        self.on(side).count() as u32
-    }
-
-    fn first(&self, side: Side) -> ShardNo {
-        match side {
-            Side::Source => self.node,
-            Side::Destination => ShardNo(0),
-        }
-    }
-
     /// Whether each shard of a side has a part of the table.
     fn is_spread(&self, side: Side) -> bool {
-        self.table.key(side).is_some() && self.size(side) > 1
+        self.links.cluster(side).placement(self.table.sharding_key(side)) != Placement::All
     }
 
     /// How the table is read on a server.
@@ -122,8 +112,13 @@ impl<'a> Job<'a> {
         };
         let (mut placed, mut target) = (None, None);
         for side in [server.side, other] {
-            let Some(key) = self.table.key(side).filter(|_| self.is_spread(side)) else { continue };
-            let conditions = server.placement(&relation, key, self.size(side)).await?;
+            let Some((key, method)) = self.table.sharding_key(side) else { continue };
+            let cluster = self.links.cluster(side);
+            let placement = cluster.placement(Some((key, method)));
+            if placement == Placement::All {
+                continue;
+            }
+            let conditions = server.placement(&relation, key, side, cluster, &placement).await?;
             if side == server.side {
                 placed = conditions.get(server.shard.index()).cloned();
             } else {

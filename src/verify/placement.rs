@@ -1,20 +1,25 @@
-//! Where rows belong, as conditions that plain servers can check. They refer to empty
-//! temporary tables, which go with their session.
-use crate::cluster::ShardNo;
+//! Where rows belong, as conditions that plain servers can check. Those by hash refer to
+//! empty temporary tables, which go with their session.
+use crate::cluster::{KeySql, Placement, ShardNo};
 use crate::error::{Error, Kind, Result};
 use crate::remote::quote::{ident, literal};
 use crate::remote::Connection;
 
-/// Makes the table that placements of a key refer to: hash-partitioned by a column of
-/// the key's type and collation. Returns its name.
+/// The conditions that a row `t` of a table belongs to each of `shards` shards.
 ///
 /// # Errors
-/// 42703 where there is no such column; the server's.
-pub(super) async fn parent(session: &Connection, table: &str, key: &str) -> Result<String> {
+/// 42703 where the key is no column of the table; the server's.
+pub(super) async fn conditions(
+    session: &Connection,
+    table: &str,
+    key: &str,
+    placement: &Placement,
+    shards: u32,
+) -> Result<Vec<String>> {
     let rows = session
         .query(
             "SELECT format('reshard_placement_%s_%s', a.atttypid, a.attcollation), \
-                    format_type(a.atttypid, NULL), \
+                    format_type(a.atttypid, -1), \
                     (SELECT format('COLLATE %I.%I', n.nspname, l.collname) FROM pg_collation AS l \
                        JOIN pg_namespace AS n ON n.oid = l.collnamespace \
                       WHERE l.oid = a.attcollation) \
@@ -30,25 +35,35 @@ pub(super) async fn parent(session: &Connection, table: &str, key: &str) -> Resu
         ));
     };
     let get = |e: tokio_postgres::Error| session.error(&e);
-    let name: String = row.try_get(0).map_err(get)?;
+    let parent: String = row.try_get(0).map_err(get)?;
     let type_name: String = row.try_get(1).map_err(get)?;
     let collation: Option<String> = row.try_get(2).map_err(get)?;
-    let parent = format!("pg_temp.{}", ident(&name));
-    session
-        .batch(&format!(
-            "CREATE TEMPORARY TABLE IF NOT EXISTS {} (key {type_name} {}) PARTITION BY HASH (key)",
-            ident(&name),
-            collation.unwrap_or_default()
-        ))
-        .await?;
-    Ok(parent)
+    let expression = format!("t.{}", ident(key));
+    if matches!(placement, Placement::Hash { .. }) {
+        session
+            .batch(&format!(
+                "CREATE TEMPORARY TABLE IF NOT EXISTS {} (key {type_name} {}) PARTITION BY HASH (key)",
+                ident(&parent),
+                collation.unwrap_or_default()
+            ))
+            .await?;
+    }
+    Ok((0..shards)
+        .map(ShardNo)
+        .map(|shard| match placement {
+            Placement::All => "true".to_owned(),
+            Placement::Hash { shards } => hash(&parent, *shards, shard, &expression),
+            Placement::Mapped(map) => {
+                map.takes(shard, KeySql { expression: &expression, type_name: &type_name })
+            }
+        })
+        .collect())
 }
 
-/// The condition that the value of an expression belongs to a shard.
-pub(super) fn condition(parent: &str, shards: u32, shard: ShardNo, key: &str) -> String {
+fn hash(parent: &str, shards: u32, shard: ShardNo, key: &str) -> String {
     format!(
         "pg_catalog.satisfies_hash_partition({}::pg_catalog.regclass, {shards}, {shard}, {key})",
-        literal(parent)
+        literal(&format!("pg_temp.{}", ident(parent)))
     )
 }
 
@@ -57,9 +72,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_placement_is_that_of_hash_partitions() {
+    fn a_placement_by_hash_is_that_of_partitions() {
         assert_eq!(
-            condition("pg_temp.\"p\"", 4, ShardNo(2), "t.\"k\""),
+            hash("p", 4, ShardNo(2), "t.\"k\""),
             "pg_catalog.satisfies_hash_partition('pg_temp.\"p\"'::pg_catalog.regclass, 4, 2, t.\"k\")"
         );
     }

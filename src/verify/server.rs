@@ -2,8 +2,9 @@
 //! same text everywhere, and what placements refer to.
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::rc::Rc;
 
-use crate::cluster::{ShardNo, Side};
+use crate::cluster::{Cluster, Placement, ShardNo, Side};
 use crate::error::{Error, Result};
 use crate::remote::quote::ident;
 use crate::remote::{connect, Connection, Endpoint, Purpose};
@@ -16,6 +17,9 @@ const SETTINGS: &str = "SET lc_monetary = 'C'; SET quote_all_identifiers = off; 
      SET client_connection_check_interval = '2s'; SET max_parallel_workers_per_gather = 0; \
      SET default_transaction_isolation = 'read committed'; SET enable_seqscan = off";
 
+/// Conditions of all shards of a side.
+type Conditions = Rc<Vec<String>>;
+
 /// A shard with a session that reads from it.
 pub(super) struct Server {
     pub(super) side: Side,
@@ -25,8 +29,8 @@ pub(super) struct Server {
     pub(super) session: Connection,
     scans: Cell<bool>,
     path: RefCell<String>,
-    /// Relations that stand for placements, by what they stand for.
-    placements: RefCell<HashMap<String, String>>,
+    /// Placements on either side, by table.
+    placements: RefCell<HashMap<(bool, String), Conditions>>,
 }
 
 impl Server {
@@ -69,7 +73,7 @@ impl Server {
         Ok(())
     }
 
-    /// The condition that a row `t` of a table belongs to each of `shards` shards.
+    /// The conditions that a row `t` of a table belongs to each shard of a side.
     ///
     /// # Errors
     /// The server's.
@@ -77,23 +81,19 @@ impl Server {
         &self,
         table: &str,
         key: &str,
-        shards: u32,
-    ) -> Result<Vec<String>> {
-        let what = format!("{table} {key}");
-        let known = self.placements.borrow().get(&what).cloned();
-        let parent = match known {
-            Some(parent) => parent,
-            None => {
-                let parent = placement::parent(&self.session, table, key).await?;
-                self.placements.borrow_mut().insert(what, parent.clone());
-                parent
-            }
-        };
-        Ok((0..shards)
-            .map(|shard| {
-                placement::condition(&parent, shards, ShardNo(shard), &format!("t.{}", ident(key)))
-            })
-            .collect())
+        side: Side,
+        cluster: &Cluster,
+        placement: &Placement,
+    ) -> Result<Conditions> {
+        let what = (side == Side::Source, table.to_owned());
+        if let Some(known) = self.placements.borrow().get(&what) {
+            return Ok(Rc::clone(known));
+        }
+        let conditions = Rc::new(
+            placement::conditions(&self.session, table, key, placement, cluster.size()).await?,
+        );
+        self.placements.borrow_mut().insert(what, Rc::clone(&conditions));
+        Ok(conditions)
     }
 
     /// An error that says on which shard a value could not be read.

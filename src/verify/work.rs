@@ -167,7 +167,7 @@ impl Worker {
             chunk,
             timeline: &timeline,
             flows: &flows,
-            node: self.links.node(),
+            links: &self.links,
             servers,
         };
         let found = job.run().await?;

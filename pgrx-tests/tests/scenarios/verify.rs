@@ -7,7 +7,7 @@ use std::sync::Arc;
 use reshard_scenarios::load::{Load, LoadOptions};
 use reshard_scenarios::migration::{declare_shards, DESTINATION, PUBLICATION, SOURCE};
 use reshard_scenarios::oracle::Footprint;
-use reshard_scenarios::placement::shard_of;
+use reshard_scenarios::placement::{shard_of, Placement};
 use reshard_scenarios::wait::wait_until;
 use reshard_scenarios::{Migration, Result, Rig, RigOptions, Server, Stop};
 
@@ -653,6 +653,39 @@ async fn rows_that_are_written_without_a_pause_raise_no_false_alarm() {
         ended(&task).await?;
         assert_eq!(differences(&rig, &task).await?, set(&[expected]));
         Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_placed_by_range_are_compared_with_their_shards() {
+    let placed = Placement::Range { bounds: vec![100] };
+    run(RigOptions::new(2).placed(Placement::Hash, placed), |rig| async move {
+        application(&rig, 2_000).await?;
+        let load = Load::start(&rig, &LoadOptions { followers: 3, ..LoadOptions::default() });
+        let migration = Migration::start(&rig, false).await?;
+        migration.watch(&["replicating"], STEP).await?;
+        migration.verify(STEP).await?;
+        migration.cutover(STEP).await?;
+        migration.verify(STEP).await?;
+        migration.rollback(STEP).await?;
+        // A guard refuses such rows.
+        rig.shards[1].execute("ALTER TABLE tickets DISABLE TRIGGER reshard_placement").await?;
+        corrupt(&rig.shards[1], "INSERT INTO tickets VALUES (999999999, 5, 0, 'astray')").await?;
+        rig.shards[1]
+            .execute("ALTER TABLE tickets ENABLE ALWAYS TRIGGER reshard_placement")
+            .await?;
+        let task = migration.begin_verify().await?;
+        assert_eq!(ended(&task).await?.0, "failed");
+        assert_eq!(
+            differences(&rig, &task).await?,
+            set(&[format!("tickets misplaced {DESTINATION}/1 {{\"id\": 999999999}}")])
+        );
+        corrupt(&rig.shards[1], "DELETE FROM tickets WHERE id = 999999999").await?;
+        task.verb("reshard_resume").await?;
+        task.watch(&["succeeded"], STEP).await?;
+        let outcome = load.finish().await?;
+        check_outcome(&rig, &outcome).await
     })
     .await;
 }
