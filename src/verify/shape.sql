@@ -41,8 +41,9 @@ SELECT pg_catalog.jsonb_build_object(
                               'name', a.attname,
                               'type', CASE WHEN t.typnamespace = 'pg_catalog'::regnamespace
                                            THEN t.typname END,
+                              -- Of any length: character would be character(1).
                               'cast', pg_catalog.format_type(
-                                          coalesce(nullif(t.typbasetype, 0::oid), t.oid), NULL),
+                                          coalesce(nullif(t.typbasetype, 0::oid), t.oid), -1),
                               'schema', n.nspname)
                           ORDER BY x.nr)
                  FROM key AS k
