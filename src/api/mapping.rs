@@ -1,4 +1,6 @@
 //! Mapping keys to shards, for sharding keys that are placed by list or range.
+use std::collections::HashMap;
+
 use pgrx::prelude::*;
 
 use crate::api::{admin, shards};
@@ -104,22 +106,25 @@ fn map(name: &str, column: &str, methods: &[Method], what: Vec<What>, shard: i32
     let shard = declared(name, shard)?;
     let method = method_of(name, column, methods)?;
     let types = mapping::types(name, column)?;
+    if what.is_empty() {
+        return Err(Error::argument("no key is given").hint("Give an array of keys, '{a,b}'."));
+    }
     let mut all = mapping::load(name, column)?;
-    let mut added = Vec::new();
+    let mut known: HashMap<What, u32> = all.iter().map(|m| (m.what.clone(), m.shard)).collect();
+    let before = all.len();
     for what in readable(column, &types, what)? {
-        match all.iter().find(|m| m.what == what) {
-            Some(existing) if existing.shard == shard => {}
-            Some(existing) => return Err(mapped_already(existing)),
+        match known.get(&what) {
+            Some(existing) if *existing == shard => {}
+            Some(existing) => return Err(mapped_already(&what, *existing)),
             None => {
-                let mapping = Mapping { what, shard };
-                all.push(mapping.clone());
-                added.push(mapping);
+                known.insert(what.clone(), shard);
+                all.push(Mapping { what, shard });
             }
         }
     }
     check(&types, method, &all)?;
-    added.iter().try_for_each(|m| mapping::insert(name, column, m))?;
-    if added.is_empty() {
+    mapping::insert(name, column, &all[before..])?;
+    if all.len() == before {
         notice!("they are mapped to shard {shard} of cluster \"{name}\" already");
     }
     Ok(())
@@ -256,18 +261,14 @@ fn check(types: &[KeyType], method: Method, all: &[Mapping]) -> Result<()> {
     first.map_or(Ok(()), Err)
 }
 
-fn mapped_already(existing: &Mapping) -> Error {
-    let what = shown(&existing.what);
-    let verb = match existing.what {
+fn mapped_already(what: &What, shard: u32) -> Error {
+    let verb = match what {
         What::Value { .. } | What::Null => "reshard_unmap_values",
         What::Range { .. } => "reshard_unmap_range",
         What::Default => "reshard_unmap_default",
     };
-    Error::new(
-        Kind::DuplicateObject,
-        format!("{what} is mapped to shard {} already", existing.shard),
-    )
-    .hint(format!("Take that back first, with {verb}()."))
+    Error::new(Kind::DuplicateObject, format!("{} is mapped to shard {shard} already", shown(what)))
+        .hint(format!("Take that back first, with {verb}()."))
 }
 
 fn shown(what: &What) -> String {

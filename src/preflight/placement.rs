@@ -1,6 +1,6 @@
 //! Checks of keys that are mapped to shards, by list or by range: what is mapped makes
 //! sense, and every row has a shard.
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -93,6 +93,7 @@ impl Unplaced {
 /// The tables, with the user's row filters.
 fn tables(facts: &Facts<'_>) -> Result<Vec<(Mapped, Option<String>)>> {
     let mut all = Vec::new();
+    let mut judged = Judged::new();
     for table in facts.leaves() {
         let key = table.sharding_key();
         if let (Some((column, _)), Some(type_name), Some(oid)) =
@@ -101,7 +102,7 @@ fn tables(facts: &Facts<'_>) -> Result<Vec<(Mapped, Option<String>)>> {
             let name = qualified(&table.schema_name, &table.table_name);
             let collation = table.key_collation.unwrap_or(0);
             let of = KeyOf { table: name, column, type_name, oid, collation };
-            let mapped = of.mapped(Side::Destination, facts.destination, key)?;
+            let mapped = of.mapped(Side::Destination, facts.destination, key, &mut judged)?;
             all.extend(mapped.map(|m| (m, table.row_filter.clone())));
         }
     }
@@ -113,12 +114,16 @@ fn tables(facts: &Facts<'_>) -> Result<Vec<(Mapped, Option<String>)>> {
             let name = qualified(&table.schema_name, &table.table_name);
             let collation = table.key.collation.unwrap_or(0);
             let of = KeyOf { table: name, column, type_name, oid, collation };
-            let mapped = of.mapped(Side::Source, facts.source, key)?;
+            let mapped = of.mapped(Side::Source, facts.source, key, &mut judged)?;
             all.extend(mapped.map(|m| (m, table.row_filter.clone())));
         }
     }
     Ok(all)
 }
+
+/// What is wrong with the mapping of a cluster's column, for keys of a type and collation:
+/// tables of the same type don't ask again.
+type Judged = BTreeMap<(String, String, u32, u32), Option<Error>>;
 
 struct KeyOf<'t> {
     table: String,
@@ -134,9 +139,18 @@ impl KeyOf<'_> {
         side: Side,
         cluster: &Cluster,
         key: Option<(&str, Method)>,
+        judged: &mut Judged,
     ) -> Result<Option<Mapped>> {
         let Placement::Mapped(map) = cluster.placement(key) else { return Ok(None) };
-        let wrong = self.wrong(cluster, &map)?;
+        let about = (cluster.name.clone(), self.column.to_owned(), self.oid, self.collation);
+        let wrong = match judged.get(&about) {
+            Some(known) => known.clone(),
+            None => {
+                let wrong = self.wrong(cluster, &map)?;
+                judged.insert(about, wrong.clone());
+                wrong
+            }
+        };
         Ok(Some(Mapped {
             side,
             table: self.table,

@@ -2,7 +2,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::cluster::keymap::{Keys, Range, Value};
 use crate::cluster::topology::KeyMaps;
@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::pg::db::{self, Arg};
 
 /// Keys that are mapped to a shard.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum What {
     /// One key.
@@ -33,7 +33,7 @@ pub enum What {
 }
 
 /// A row of `reshard.key_mapping`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mapping {
     /// Keys.
     #[serde(flatten)]
@@ -109,26 +109,21 @@ pub fn load(cluster: &str, column: &str) -> Result<Vec<Mapping>> {
     )
 }
 
-/// Adds a mapping.
+/// Adds mappings.
 ///
 /// # Errors
 /// SPI's.
-pub fn insert(cluster: &str, column: &str, mapping: &Mapping) -> Result<()> {
-    let (kind, value, lower, upper) = parts(&mapping.what);
+pub fn insert(cluster: &str, column: &str, mappings: &[Mapping]) -> Result<()> {
     db::execute(
         "INSERT INTO reshard.key_mapping \
                 (cluster_name, column_name, mapping_no, kind, value, lower_bound, upper_bound, shard) \
-         SELECT $1, $2, coalesce(max(mapping_no), 0) + 1, $3, $4, $5, $6, $7 \
-           FROM reshard.key_mapping WHERE cluster_name = $1 AND column_name = $2",
-        &[
-            Arg::Text(cluster),
-            Arg::Text(column),
-            Arg::Text(kind),
-            Arg::OptText(value),
-            Arg::OptText(lower),
-            Arg::OptText(upper),
-            Arg::I32(ShardNo(mapping.shard).as_i32()),
-        ],
+         SELECT $1, $2, l.last + n.nr, m.kind, m.value, m.lower_bound, m.upper_bound, m.shard \
+           FROM (SELECT coalesce(max(mapping_no), 0) AS last FROM reshard.key_mapping \
+                  WHERE cluster_name = $1 AND column_name = $2) AS l \
+          CROSS JOIN pg_catalog.jsonb_array_elements($3) WITH ORDINALITY AS n (mapping, nr) \
+          CROSS JOIN LATERAL pg_catalog.jsonb_to_record(n.mapping) \
+                  AS m (kind text, value text, lower_bound text, upper_bound text, shard int)",
+        &[Arg::Text(cluster), Arg::Text(column), Arg::Json(serde_json::to_value(mappings)?)],
     )
     .map(|_| ())
 }
@@ -138,20 +133,15 @@ pub fn insert(cluster: &str, column: &str, mapping: &Mapping) -> Result<()> {
 /// # Errors
 /// SPI's.
 pub fn delete(cluster: &str, column: &str, what: &What) -> Result<bool> {
-    let (kind, value, lower, upper) = parts(what);
     let gone = db::execute(
-        "DELETE FROM reshard.key_mapping \
-          WHERE cluster_name = $1 AND column_name = $2 AND kind = $3 \
-            AND value IS NOT DISTINCT FROM $4 AND lower_bound IS NOT DISTINCT FROM $5 \
-            AND upper_bound IS NOT DISTINCT FROM $6",
-        &[
-            Arg::Text(cluster),
-            Arg::Text(column),
-            Arg::Text(kind),
-            Arg::OptText(value),
-            Arg::OptText(lower),
-            Arg::OptText(upper),
-        ],
+        "DELETE FROM reshard.key_mapping AS m \
+          USING pg_catalog.jsonb_to_record($3) \
+                AS g (kind text, value text, lower_bound text, upper_bound text) \
+          WHERE m.cluster_name = $1 AND m.column_name = $2 AND m.kind = g.kind \
+            AND m.value IS NOT DISTINCT FROM g.value \
+            AND m.lower_bound IS NOT DISTINCT FROM g.lower_bound \
+            AND m.upper_bound IS NOT DISTINCT FROM g.upper_bound",
+        &[Arg::Text(cluster), Arg::Text(column), Arg::Json(serde_json::to_value(what)?)],
     )?;
     Ok(gone > 0)
 }
@@ -168,17 +158,6 @@ pub fn delete_unused(cluster: &str) -> Result<u64> {
                                AND r.column_name = m.column_name AND r.method <> 'hash')",
         &[Arg::Text(cluster)],
     )
-}
-
-fn parts(what: &What) -> (&'static str, Option<&str>, Option<&str>, Option<&str>) {
-    match what {
-        What::Value { value } => ("value", Some(value), None, None),
-        What::Null => ("null", None, None, None),
-        What::Range { lower_bound, upper_bound } => {
-            ("range", None, lower_bound.as_deref(), upper_bound.as_deref())
-        }
-        What::Default => ("default", None, None, None),
-    }
 }
 
 /// The type of a key column.

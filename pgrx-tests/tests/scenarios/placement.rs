@@ -252,7 +252,7 @@ async fn rows_without_a_place_are_found_before_anything_is_touched() {
             .execute(
                 "DROP PUBLICATION all_tables;
                  ALTER TABLE customers REPLICA IDENTITY FULL;
-                 CREATE PUBLICATION all_tables FOR TABLE customers WHERE (region IN ('eu', 'us') OR id > 10000)",
+                 CREATE PUBLICATION all_tables FOR TABLE customers WHERE (region = 'eu' OR region = 'us' OR id > 10000)",
             )
             .await?;
         let migration = Migration::start(&rig, false).await?;
