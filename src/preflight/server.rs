@@ -236,6 +236,7 @@ mod tests {
             unreachable: Vec::new(),
             nodes: None,
             joined: None,
+            mapped: Vec::new(),
         };
         server_version(&facts)
     }
