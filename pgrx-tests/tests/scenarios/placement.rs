@@ -292,12 +292,10 @@ async fn a_row_without_a_place_stops_the_copy_and_is_named() {
         let migration = Migration::start(&rig, false).await?;
         migration.watch(&["copy"], STEP).await?;
         writer.execute("COMMIT").await?;
-        let state = loop {
-            match migration.watch(&["replicating"], STEP).await {
-                Err(Error::Unexpected(_)) => break migration.state().await?,
-                Err(error) => return Err(error),
-                Ok(state) => return Err(Error::Unexpected(format!("{state:?}"))),
-            }
+        let state = match migration.watch(&["replicating"], STEP).await {
+            Err(Error::Unexpected(_)) => migration.state().await?,
+            Err(error) => return Err(error),
+            Ok(state) => return Err(Error::Unexpected(format!("{state:?}"))),
         };
         let error = state.error.unwrap_or_default();
         for name in ["readings", "\"at\"", "2031-05-05", DESTINATION] {
