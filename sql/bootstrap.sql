@@ -225,6 +225,7 @@ CREATE TABLE reshard.schema_statement (
     status text NOT NULL DEFAULT 'pending'
         CHECK (status IN ('pending', 'running', 'succeeded', 'failed', 'skipped')),
     percent numeric(5, 2),
+    build_phase text,
     started_at timestamptz,
     finished_at timestamptz,
     error text,
@@ -234,6 +235,8 @@ COMMENT ON TABLE reshard.schema_statement IS
     'one row per schema statement and destination shard; the view reshard.schema_sync shows it';
 COMMENT ON COLUMN reshard.schema_statement.shown IS
     'the text for people, without secrets, where sql may hold some';
+COMMENT ON COLUMN reshard.schema_statement.build_phase IS
+    'what the shard says that it does while it builds an index';
 COMMENT ON COLUMN reshard.schema_statement.digest IS
     'tells statements of different text or settings apart; the same in every task';
 CREATE INDEX schema_statement_table

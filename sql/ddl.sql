@@ -31,7 +31,8 @@ COMMENT ON FUNCTION reshard.is_moved(bigint, text, oid) IS
     'whether a table, a partition of it or a table above it belongs to a migration';
 
 CREATE FUNCTION reshard.changed_by_ddl()
-RETURNS TABLE (identity text, relation oid, publication text, classid oid, objid oid)
+RETURNS TABLE (identity text, relation oid, publication text, classid oid, objid oid, objsubid int,
+               tag text, type text)
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $changed$
@@ -47,7 +48,7 @@ AS $changed$
                    (SELECT p.pubname FROM pg_catalog.pg_publication_namespace AS x
                       JOIN pg_catalog.pg_publication AS p ON p.oid = x.pnpubid WHERE x.oid = c.objid)
            END,
-           c.classid, c.objid
+           c.classid, c.objid, c.objsubid, c.command_tag, c.object_type
       FROM pg_catalog.pg_event_trigger_ddl_commands() AS c
       LEFT JOIN LATERAL (
                SELECT coalesce(
@@ -83,6 +84,9 @@ AS $changed$
                   AND d.classid = 'pg_catalog.pg_class'::regclass
                 WHERE c.classid = 'pg_catalog.pg_type'::regclass AND t.oid = c.objid
                   AND c.command_tag LIKE 'ALTER %'
+               UNION ALL
+               SELECT x.prrelid FROM pg_catalog.pg_publication_rel AS x
+                WHERE c.classid = 'pg_catalog.pg_publication_rel'::regclass AND x.oid = c.objid
                UNION ALL
                SELECT x.oid FROM pg_catalog.pg_class AS x
                 WHERE c.classid = 'pg_catalog.pg_namespace'::regclass AND x.relnamespace = c.objid
@@ -135,17 +139,18 @@ COMMENT ON FUNCTION reshard.dropped_by_ddl(bigint, text) IS
     'tables of a migration, and parts of them, that the DDL of an event trigger has dropped';
 
 CREATE FUNCTION reshard.changes_of_ddl(event text, task_id bigint, publication text)
-RETURNS TABLE (identity text, classid oid, objid oid)
+RETURNS TABLE (identity text, relation oid, classid oid, objid oid, objsubid int, tag text, type text)
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $changes$
 BEGIN
     IF event = 'sql_drop' THEN
         RETURN QUERY
-        SELECT d.identity, NULL::oid, NULL::oid FROM reshard.dropped_by_ddl($2, $3) AS d;
+        SELECT d.identity, NULL::oid, NULL::oid, NULL::oid, NULL::int, NULL, NULL
+          FROM reshard.dropped_by_ddl($2, $3) AS d;
     ELSE
         RETURN QUERY
-        SELECT DISTINCT c.identity, c.classid, c.objid
+        SELECT DISTINCT c.identity, c.relation, c.classid, c.objid, c.objsubid, c.tag, c.type
           FROM reshard.changed_by_ddl() AS c
          WHERE c.publication = $3 OR reshard.is_moved($2, $3, c.relation);
     END IF;
@@ -154,79 +159,118 @@ $changes$;
 COMMENT ON FUNCTION reshard.changes_of_ddl(text, bigint, text) IS
     'objects of a migration that the DDL of an event trigger has changed or dropped';
 
-CREATE FUNCTION reshard.is_known_type(task_id bigint, type oid) RETURNS boolean
+CREATE FUNCTION reshard.is_flowing(task_id bigint) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
-AS $known$
-    -- 16384 is FirstNormalObjectId: those below are on every server.
-    SELECT $2 < 16384 OR EXISTS (
-        SELECT
-          FROM pg_catalog.pg_type AS t
-          JOIN pg_catalog.pg_namespace AS n ON n.oid = t.typnamespace
-          JOIN reshard.schema_statement AS s
-            ON s.schema_name = n.nspname AND s.object_name = t.typname
-         WHERE t.oid = $2 AND s.task_id = $1 AND s.shard = 0 AND s.kind IN ('type', 'domain'))
-$known$;
-COMMENT ON FUNCTION reshard.is_known_type(bigint, oid) IS
-    'whether the shards of a migration have a type';
+AS $flowing$
+    SELECT EXISTS (SELECT FROM reshard.task AS t
+                    WHERE t.id = $1 AND t.phase IN ('catch_up', 'replicating', 'rolled_back'))
+$flowing$;
+COMMENT ON FUNCTION reshard.is_flowing(bigint) IS 'whether changes flow to the shards of a migration';
 
-CREATE FUNCTION reshard.replayed(task_id bigint, tag text, query text, classid oid, objid oid)
+CREATE FUNCTION reshard.running_migrations()
+RETURNS TABLE (id bigint, shown bigint, publication text, source text, destination text, mode text, about text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $running$
+    SELECT t.id, t.id, t.publication, t.source, t.destination,
+           coalesce(t.options ->> 'ddl', 'block'), format('its phase is %s.', t.phase)
+      FROM reshard.task AS t
+     WHERE t.type IN ('reshard', 'copy_data', 'replicate')
+       AND t.status IN ('pending', 'running', 'failed')
+    UNION ALL
+    -- Without a number here: the publication says which tables these are.
+    SELECT NULL, j.task_id, j.publication, j.source, j.destination, j.ddl,
+           'it was started on another shard of the source.'
+      FROM reshard.joined_task AS j
+     ORDER BY 2
+$running$;
+COMMENT ON FUNCTION reshard.running_migrations() IS 'migrations whose tables are guarded, with their option "ddl"';
+
+CREATE FUNCTION reshard.refuse_ddl(
+    tag text, identity text, task_id bigint, publication text, source text, destination text,
+    mode text, about text)
+RETURNS text
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $refuse$
+BEGIN
+    RAISE EXCEPTION 'cannot execute % on %: migration % is moving it', $1, $2, $3
+        USING ERRCODE = 'object_not_in_prerequisite_state',
+              DETAIL = format(
+                  'Task %s moves publication "%s" from cluster "%s" to cluster "%s"; %s%s',
+                  $3, $4, $5, $6, $8,
+                  CASE WHEN $7 = 'replay' THEN
+                      ' Replayed are, while changes flow to the shards: ALTER TABLE by itself that adds columns without default or with a constant one, new indexes, new tables and partitions without rows, comments, GRANT and REVOKE; as long as they need nothing that the shards may lack.'
+                  END),
+              HINT = format(
+                  'Wait for its end, or cancel it: SELECT reshard_cancel(%s); or, where the same change is made on every shard, as a superuser: SET reshard.ddl_guard = off;',
+                  $3);
+END
+$refuse$;
+COMMENT ON FUNCTION reshard.refuse_ddl(text, text, bigint, text, text, text, text, text) IS
+    'raises the error of the DDL guard';
+
+CREATE FUNCTION reshard.replayed(
+    task_id bigint, destination text, tag text, type text, identity text, relation oid,
+    classid oid, objid oid, objsubid int, made oid[], query text)
 RETURNS text
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $replayed$
 DECLARE
-    names text[];
-    columns text;
+    statement text;
 BEGIN
-    IF classid <> 'pg_catalog.pg_class'::regclass THEN
+    IF tag = 'COMMENT' THEN
+        RETURN reshard.replayed_comment($1, $4, $5, $7, $8, $9);
+    ELSIF classid = 'pg_publication_rel'::regclass AND tag = 'ALTER PUBLICATION' THEN
+        -- Nobody else writes to it until it flows, and nothing was written before.
+        IF NOT reshard.is_empty_and_locked($6) THEN
+            RETURN NULL;
+        END IF;
+        statement := reshard.replayed_table($1, $2, $6);
+        RETURN statement || E';\n' || pg_catalog.reshard_join_table($1, $6);
+    ELSIF classid IS DISTINCT FROM 'pg_class'::regclass THEN
         RETURN NULL;
+    ELSIF tag = 'CREATE TABLE' THEN
+        statement := reshard.replayed_table($1, $2, $8);
+        RETURN statement || E';\n' || pg_catalog.reshard_join_table($1, $8);
+    ELSIF tag = 'CREATE INDEX'
+          AND NOT EXISTS (SELECT FROM pg_constraint AS k WHERE k.conindid = $8 AND $6 = ANY (made)) THEN
+        RETURN reshard.replayed_index($1, $8);
+    ELSIF relation = ANY (made)
+          AND tag IN ('CREATE INDEX', 'ALTER TABLE', 'CREATE SEQUENCE', 'ALTER SEQUENCE') THEN
+        -- Keys, foreign keys and sequences of a new table come along with it.
+        RETURN '';
+    ELSIF tag = 'ALTER TABLE' THEN
+        RETURN reshard.replayed_columns($1, $11, $8);
     END IF;
-    IF tag = 'CREATE INDEX' THEN
-        -- Of columns alone: an expression may call what the shards don't have.
-        RETURN (SELECT regexp_replace(
-                           regexp_replace(pg_get_indexdef(i.indexrelid), ' ON ONLY ', ' ON '),
-                           '^CREATE (UNIQUE )?INDEX ', 'CREATE \1INDEX IF NOT EXISTS ')
-                  FROM pg_index AS i
-                 WHERE i.indexrelid = $5 AND i.indexprs IS NULL AND i.indpred IS NULL
-                   AND strpos(pg_get_indexdef(i.indexrelid), ' ON ONLY ')
-                       IN (0, strpos(pg_get_indexdef(i.indexrelid), ' ON ')));
-    END IF;
-    IF tag <> 'ALTER TABLE' THEN
-        RETURN NULL;
-    END IF;
-    names := pg_catalog.reshard_added_columns(query);
-    SELECT string_agg(format('ADD COLUMN IF NOT EXISTS %I %s%s%s%s', a.attname,
-                             format_type(a.atttypid, a.atttypmod),
-                             CASE WHEN a.attcollation <> t.typcollation THEN
-                                  (SELECT format(' COLLATE %I.%I', n.nspname, l.collname)
-                                     FROM pg_collation AS l
-                                     JOIN pg_namespace AS n ON n.oid = l.collnamespace
-                                    WHERE l.oid = a.attcollation) END,
-                             ' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid),
-                             CASE WHEN a.attnotnull THEN ' NOT NULL' END),
-                      ', ' ORDER BY a.attnum)
-      INTO columns
-      FROM pg_attribute AS a
-      JOIN pg_type AS t ON t.oid = a.atttypid
-      LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
-     WHERE a.attrelid = $5 AND a.attname = ANY (names) AND NOT a.attisdropped
-       AND a.attgenerated = '' AND a.attidentity = ''
-       -- A default that is no constant could be another value on each server.
-       AND NOT EXISTS (SELECT FROM regexp_matches(d.adbin::text, '\{([A-Z]+)', 'g') AS e (node)
-                        WHERE e.node[1] NOT IN ('CONST', 'FUNCEXPR', 'RELABELTYPE'))
-       AND NOT EXISTS (SELECT FROM regexp_matches(d.adbin::text, ':funcid (\d+)', 'g') AS e (id)
-                         LEFT JOIN pg_proc AS p ON p.oid = e.id[1]::oid AND p.oid < 16384
-                        WHERE p.provolatile IS DISTINCT FROM 'i')
-       AND reshard.is_known_type($1, a.atttypid)
-    HAVING count(*) = cardinality(names);
-    RETURN (SELECT format('ALTER TABLE %I.%I %s', n.nspname, c.relname, columns)
-              FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-             WHERE c.oid = $5 AND columns IS NOT NULL);
+    RETURN NULL;
 END
 $replayed$;
-COMMENT ON FUNCTION reshard.replayed(bigint, text, text, oid, oid) IS
-    'the statement that does on the shards what DDL did here, null where it is none that can be replayed';
+COMMENT ON FUNCTION reshard.replayed(bigint, text, text, text, text, oid, oid, oid, int, oid[], text) IS
+    'the statements that do on the shards what DDL did here; empty where others do, null where it can''t be replayed';
+
+CREATE FUNCTION reshard.note_ddl(task_id bigint, tag text, identity text, statement text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $note$
+BEGIN
+    IF statement IS NOT NULL THEN
+        INSERT INTO reshard.ddl (token, task_id, sql)
+        SELECT left(md5(concat_ws('/', (pg_control_system()).system_identifier, d.oid)), 6), $1, $4
+          FROM pg_database AS d
+         WHERE d.datname = current_database();
+    END IF;
+    INSERT INTO reshard.event (task_id, severity, kind, message, detail)
+    VALUES ($1, CASE WHEN statement IS NULL THEN 'warning' ELSE 'info' END, 'ddl',
+            format('%s on %s', $2, $3),
+            jsonb_build_object('tag', $2, 'object', $3, 'role', session_user,
+                               'done', CASE WHEN statement IS NULL THEN 'written down' ELSE 'replayed' END));
+END
+$note$;
+COMMENT ON FUNCTION reshard.note_ddl(bigint, text, text, text) IS
+    'writes DDL down, and has the flows of a migration bring it to the shards where there is a statement for it';
 
 CREATE FUNCTION reshard.guard_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER
@@ -235,77 +279,98 @@ AS $guard$
 DECLARE
     running record;
     change record;
+    made oid[];
     flowing boolean;
     statement text;
-    done text;
 BEGIN
-    IF pg_catalog.current_setting('reshard.ddl_guard', true) = 'off' THEN
+    IF current_setting('reshard.ddl_guard', true) = 'off' THEN
         RETURN;
     END IF;
-    FOR running IN
-        SELECT t.id, t.id AS shown, t.publication, t.source, t.destination,
-               coalesce(t.options ->> 'ddl', 'block') AS mode,
-               pg_catalog.format('its phase is %s.', t.phase) AS about
-          FROM reshard.task AS t
-         WHERE t.type IN ('reshard', 'copy_data', 'replicate')
-           AND t.status IN ('pending', 'running', 'failed')
-        UNION ALL
-        -- Without a number here: the publication says which tables these are.
-        SELECT NULL, j.task_id, j.publication, j.source, j.destination, j.ddl,
-               'it was started on another shard of the source.'
-          FROM reshard.joined_task AS j
-         ORDER BY 2
-    LOOP
+    FOR running IN SELECT * FROM reshard.running_migrations() LOOP
+        flowing := false;
+        made := '{}';
+        IF running.mode = 'replay' AND TG_EVENT = 'ddl_command_end' THEN
+            -- As a writer does: a cutover waits for us, or we for it.
+            PERFORM pg_advisory_xact_lock_shared(1919251304, 0);
+            flowing := reshard.is_flowing(running.id);
+            made := ARRAY(SELECT c.objid
+                            FROM reshard.changes_of_ddl(TG_EVENT, running.id, running.publication) AS c
+                           WHERE c.tag = 'CREATE TABLE' AND c.type = 'table');
+        END IF;
         FOR change IN
-            SELECT * FROM reshard.changes_of_ddl(TG_EVENT, running.id, running.publication)
+            SELECT * FROM reshard.changes_of_ddl(TG_EVENT, running.id, running.publication) AS c
+             ORDER BY c.tag = 'CREATE TABLE' DESC, c.tag = 'COMMENT'
         LOOP
-            IF running.mode = 'replay' THEN
-                -- As a writer does: a cutover waits for us, or we for it.
-                PERFORM pg_catalog.pg_advisory_xact_lock_shared(1919251304, 0);
-                flowing := EXISTS (
-                    SELECT FROM reshard.task AS t
-                     WHERE t.id = running.id
-                       AND t.phase IN ('catch_up', 'replicating', 'rolled_back'));
-                statement := CASE WHEN flowing THEN
-                    reshard.replayed(running.id, TG_TAG, pg_catalog.current_query(),
-                                     change.classid, change.objid) END;
-            END IF;
+            statement := CASE WHEN flowing THEN
+                reshard.replayed(running.id, running.destination, change.tag, change.type, change.identity,
+                                 change.relation, change.classid, change.objid, change.objsubid, made,
+                                 current_query()) END;
             IF running.mode = 'block' OR running.mode = 'replay' AND statement IS NULL THEN
-                RAISE EXCEPTION 'cannot execute % on %: migration % is moving it',
-                        TG_TAG, change.identity, running.shown
-                    USING ERRCODE = 'object_not_in_prerequisite_state',
-                          DETAIL = pg_catalog.format(
-                              'Task %s moves publication "%s" from cluster "%s" to cluster "%s"; %s%s',
-                              running.shown, running.publication, running.source, running.destination,
-                              running.about,
-                              CASE WHEN running.mode = 'replay' THEN
-                                  ' Replayed are, while changes flow to the shards, statements of their own that add columns without default or with a constant one, and indexes of columns.'
-                              END),
-                          HINT = pg_catalog.format(
-                              'Wait for its end, or cancel it: SELECT reshard_cancel(%s); or, where the same change is made on every shard, as a superuser: SET reshard.ddl_guard = off;',
-                              running.shown);
+                statement := reshard.refuse_ddl(
+                    TG_TAG, change.identity, running.shown, running.publication,
+                    running.source, running.destination, running.mode, running.about);
+            ELSIF statement IS DISTINCT FROM '' THEN
+                PERFORM reshard.note_ddl(running.id, TG_TAG, change.identity, statement);
             END IF;
-            done := 'written down';
-            IF statement IS NOT NULL THEN
-                done := 'replayed';
-                INSERT INTO reshard.ddl (token, task_id, sql)
-                SELECT pg_catalog.left(pg_catalog.md5(pg_catalog.concat_ws('/',
-                           (pg_catalog.pg_control_system()).system_identifier, d.oid)), 6),
-                       running.id, statement
-                  FROM pg_catalog.pg_database AS d
-                 WHERE d.datname = pg_catalog.current_database();
-            END IF;
-            INSERT INTO reshard.event (task_id, severity, kind, message, detail)
-            VALUES (running.id, CASE done WHEN 'replayed' THEN 'info' ELSE 'warning' END, 'ddl',
-                    pg_catalog.format('%s on %s', TG_TAG, change.identity),
-                    pg_catalog.jsonb_build_object('tag', TG_TAG, 'object', change.identity,
-                                                  'role', session_user, 'done', done));
         END LOOP;
+        -- They forbid nobody anything while the tables move: never refused.
+        IF TG_TAG IN ('GRANT', 'REVOKE') AND TG_EVENT = 'ddl_command_end' AND running.id IS NOT NULL THEN
+            PERFORM reshard.note_ddl(
+                        running.id, TG_TAG, r.oid::regclass::text,
+                        CASE WHEN flowing THEN reshard.replayed_privileges(running.id, r.oid) END)
+               FROM reshard.regranted(running.id) AS r (oid);
+        END IF;
     END LOOP;
 END
 $guard$;
 COMMENT ON FUNCTION reshard.guard_ddl() IS
     'event trigger that forbids, or writes down, DDL on the tables of running migrations';
+
+CREATE FUNCTION reshard.guard_concurrent_index(relation oid) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $guard$
+DECLARE
+    running record;
+BEGIN
+    FOR running IN SELECT * FROM reshard.running_migrations() LOOP
+        IF (running.mode = 'block' OR running.mode = 'replay' AND NOT reshard.is_flowing(running.id))
+           AND reshard.is_moved(running.id, running.publication, relation) THEN
+            RETURN reshard.refuse_ddl(
+                'CREATE INDEX CONCURRENTLY', relation::regclass::text, running.shown, running.publication,
+                running.source, running.destination, running.mode, running.about);
+        END IF;
+    END LOOP;
+    RETURN NULL;
+END
+$guard$;
+COMMENT ON FUNCTION reshard.guard_concurrent_index(oid) IS
+    'refuses to build an index on a table of a running migration before it has begun: afterwards it would stay, invalid';
+
+-- Without a search_path of its own: the table's name is looked up as the user's.
+CREATE FUNCTION reshard.guard_concurrently() RETURNS event_trigger
+LANGUAGE plpgsql
+AS $guard$
+DECLARE
+    relation pg_catalog.oid;
+    refused text;
+BEGIN
+    IF pg_catalog.current_setting('reshard.ddl_guard', true) OPERATOR(pg_catalog.=) 'off' THEN
+        RETURN;
+    END IF;
+    relation := pg_catalog.reshard_concurrently_indexed(pg_catalog.current_query());
+    IF relation IS NOT NULL THEN
+        refused := reshard.guard_concurrent_index(relation);
+    END IF;
+END
+$guard$;
+COMMENT ON FUNCTION reshard.guard_concurrently() IS
+    'event trigger that forbids CREATE INDEX CONCURRENTLY on tables of running migrations before it begins';
+
+CREATE EVENT TRIGGER reshard_index ON ddl_command_start WHEN TAG IN ('CREATE INDEX')
+    EXECUTE FUNCTION reshard.guard_concurrently();
+ALTER EVENT TRIGGER reshard_index ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER reshard_index IS 'indexes that are built concurrently on tables of running migrations';
 
 CREATE EVENT TRIGGER reshard_ddl ON ddl_command_end EXECUTE FUNCTION reshard.guard_ddl();
 ALTER EVENT TRIGGER reshard_ddl ENABLE ALWAYS;

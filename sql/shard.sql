@@ -31,6 +31,52 @@ COMMENT ON TABLE reshard.applied_statement IS
 COMMENT ON COLUMN reshard.applied_statement.objects IS
     'schema, table and object of the statement: it counts as applied as long as they are the same';
 
+CREATE TABLE IF NOT EXISTS reshard.public_schema (
+    owner name PRIMARY KEY,
+    comment text,
+    privileges aclitem[]
+);
+COMMENT ON TABLE reshard.public_schema IS
+    'schema "public" as it was before, for a migration that is cancelled';
+INSERT INTO reshard.public_schema (owner, comment, privileges)
+SELECT pg_catalog.pg_get_userbyid(n.nspowner), pg_catalog.obj_description(n.oid, 'pg_namespace'), n.nspacl
+  FROM pg_catalog.pg_namespace AS n
+ WHERE n.nspname = 'public' AND NOT EXISTS (SELECT FROM reshard.public_schema);
+
+CREATE OR REPLACE FUNCTION reshard.restore_public_schema() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $restore$
+DECLARE
+    before reshard.public_schema;
+    item record;
+BEGIN
+    SELECT * INTO before FROM reshard.public_schema;
+    IF NOT FOUND OR to_regnamespace('public') IS NULL THEN
+        RETURN;
+    END IF;
+    FOR item IN
+        SELECT DISTINCT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END AS name
+          FROM pg_namespace AS n
+         CROSS JOIN LATERAL aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) AS x
+         WHERE n.nspname = 'public'
+    LOOP
+        EXECUTE format('REVOKE ALL ON SCHEMA public FROM %s CASCADE', item.name);
+    END LOOP;
+    EXECUTE format('ALTER SCHEMA public OWNER TO %I', before.owner);
+    EXECUTE format('COMMENT ON SCHEMA public IS %s', coalesce(quote_literal(before.comment), 'NULL'));
+    FOR item IN
+        SELECT CASE x.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(x.grantee)) END AS name,
+               x.privilege_type, CASE WHEN x.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END AS option
+          FROM aclexplode(coalesce(before.privileges, acldefault('n', quote_ident(before.owner)::regrole))) AS x
+    LOOP
+        EXECUTE format('GRANT %s ON SCHEMA public TO %s%s', item.privilege_type, item.name, item.option);
+    END LOOP;
+END
+$restore$;
+COMMENT ON FUNCTION reshard.restore_public_schema() IS
+    'gives schema "public" back its owner, comment and privileges';
+
 CREATE TABLE IF NOT EXISTS reshard.marker (
     id text PRIMARY KEY,
     value bigint NOT NULL

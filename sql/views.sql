@@ -107,7 +107,8 @@ COMMENT ON VIEW reshard.copy_totals IS 'one row per task: the sum of its reshard
 
 CREATE VIEW reshard.schema_sync AS
 SELECT s.task_id, s.shard, s.phase, s.kind, s.schema_name, s.object_name, s.status, s.percent,
-       s.started_at, s.finished_at, coalesce(s.shown, s.sql) AS sql, s.error, s.ordinal, s.step
+       s.started_at, s.finished_at, coalesce(s.shown, s.sql) AS sql, s.error, s.ordinal, s.step,
+       s.build_phase
   FROM reshard.schema_statement AS s;
 COMMENT ON VIEW reshard.schema_sync IS 'every schema statement on every shard [SHOW SCHEMA_SYNC]';
 

@@ -21,7 +21,9 @@ use pgrx::prelude::*;
 
 extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
 extension_sql_file!("../sql/fence.sql", name = "fence", requires = ["bootstrap"]);
-extension_sql_file!("../sql/ddl.sql", name = "ddl", requires = ["fence"]);
+extension_sql_file!("../sql/replay.sql", name = "replay", requires = ["fence"]);
+extension_sql_file!("../sql/replay_table.sql", name = "replay_table", requires = ["replay"]);
+extension_sql_file!("../sql/ddl.sql", name = "ddl", requires = ["replay_table"]);
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["ddl"]);
 extension_sql_file!("../sql/comments.sql", name = "comments", finalize);
 

@@ -1,6 +1,6 @@
 //! What of a dump doesn't come along, and why.
 
-use crate::classify::{Name, Subject};
+use crate::classify::{Name, Place, Subject};
 use crate::Kind;
 use std::collections::HashSet;
 
@@ -8,6 +8,8 @@ use std::collections::HashSet;
 const EXTENSION: &str = "reshard";
 /// How the objects that a migration makes are called.
 const PREFIX: &str = "reshard_";
+/// How the indexes are called that it builds for replica identities.
+const IDENTITY_PREFIX: &str = "reshard_identity_";
 
 /// Choices of one run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +55,13 @@ impl Rules {
                 .table
                 .as_ref()
                 .is_some_and(|table| table.schema.as_deref() == Some(EXTENSION));
+        let index = match &subject.place {
+            Place::WithIndex(index) => index.name.as_str(),
+            _ if subject.object == Kind::Index => name,
+            _ => "",
+        };
         match subject.object {
+            _ if index.starts_with(IDENTITY_PREFIX) => Some("made by a migration"),
             Kind::Subscription => {
                 Some("subscriptions belong to the source: on a shard it would receive the same changes again")
             }

@@ -116,3 +116,17 @@ fn what_belongs_to_the_database_is_left_out() {
     assert_eq!(count(Kind::StatisticsData), 1);
     assert_eq!(plan.left_out.len(), 14);
 }
+
+#[test]
+fn indexes_that_a_migration_builds_for_replica_identities_are_left_out() {
+    let plan = planned(
+        "CREATE TABLE a.t (id integer NOT NULL, k integer NOT NULL);
+         CREATE UNIQUE INDEX reshard_identity_7 ON a.t USING btree (id, k);
+         CREATE INDEX reshard_report ON a.t USING btree (k);
+         ALTER TABLE ONLY a.t REPLICA IDENTITY USING INDEX reshard_identity_7;",
+    );
+    let kept: Vec<&str> =
+        plan.statements.iter().map(|s| s.object_name.as_deref().unwrap()).collect();
+    assert_eq!(kept, ["t", "reshard_report"]);
+    assert!(plan.left_out.iter().all(|l| l.reason == "made by a migration"));
+}

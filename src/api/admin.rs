@@ -54,3 +54,19 @@ pub fn require_workers() -> Result<()> {
             )),
     }
 }
+
+/// Lets superusers through: for functions that servers call on one another, and that
+/// the DDL guard calls.
+///
+/// # Errors
+/// 42501 for anyone else.
+pub fn require_superuser() -> Result<()> {
+    let allowed = db::truth(
+        "SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user",
+        &[],
+    )?;
+    match allowed {
+        true => Ok(()),
+        false => Err(Error::new(Kind::Privilege, "must be superuser to work for a coordinator")),
+    }
+}

@@ -1,10 +1,11 @@
 //! What a coordinator asks of the other shards of its cluster.
 use pgrx::prelude::*;
 
+use crate::api::admin;
 use crate::copy;
-use crate::error::{Error, Kind, Result};
+use crate::error::Error;
+use crate::pg::apply_errors;
 use crate::pg::report::or_raise;
-use crate::pg::{apply_errors, db};
 
 /// Copies a part of a table to the shards of another cluster, under the snapshot of
 /// the present transaction, and says how that went. For superusers: it reads
@@ -15,7 +16,7 @@ use crate::pg::{apply_errors, db};
 #[pg_extern(volatile, strict, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_copy_part(assignment: &str) -> String {
-    or_raise(require_superuser().and_then(|()| {
+    or_raise(admin::require_superuser().and_then(|()| {
         let assignment = serde_json::from_str(assignment)
             .map_err(|error| Error::argument("invalid assignment").detail(format!("{error}.")))?;
         let reply = copy::copy_assigned(assignment)?;
@@ -28,16 +29,5 @@ fn reshard_copy_part(assignment: &str) -> String {
 #[pg_extern(volatile, strict, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_apply_error(subscription: pg_sys::Oid) -> Option<String> {
-    or_raise(require_superuser().map(|()| apply_errors::last(subscription.to_u32())))
-}
-
-fn require_superuser() -> Result<()> {
-    let allowed = db::truth(
-        "SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user",
-        &[],
-    )?;
-    match allowed {
-        true => Ok(()),
-        false => Err(Error::new(Kind::Privilege, "must be superuser to work for a coordinator")),
-    }
+    or_raise(admin::require_superuser().map(|()| apply_errors::last(subscription.to_u32())))
 }

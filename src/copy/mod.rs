@@ -39,5 +39,5 @@ pub use nodes::{end_backends, Node};
 pub use part::{met_unplaced, reopen_failed};
 pub use plan::{next_wave, plan, plan_parts, plan_source_keys, waves};
 pub use pool::{run, Finished};
-pub use reset::reset_table;
+pub use reset::{empty_extension_tables, reset_table};
 pub use work::work;

@@ -1,12 +1,14 @@
-//! Takes back what was copied of a table, for another wave.
+//! Empties tables on the shards: what was copied, for another wave, and what
+//! extensions put there.
 use futures::future::try_join_all;
 
+use crate::cluster::Cluster;
 use crate::copy::part;
 use crate::error::{Context, Error, Result};
 use crate::pg::db::{self, Arg};
 use crate::pg::xact;
-use crate::remote::{quote, Connection};
-use crate::state;
+use crate::remote::{self, quote, Connection, Purpose};
+use crate::state::{self, table::Table};
 
 /// Empties a table on all shards and forgets its parts, there and here; its
 /// status is `pending` afterwards, and it waits for another wave.
@@ -48,4 +50,38 @@ pub async fn reset_table(task_id: i64, table_id: i32, shards: &[Connection]) -> 
     .await
     .context(format!("could not empty table {name} for another copy"))?;
     xact::transaction(|| part::forget_table(task_id, table_id))
+}
+
+/// Empties tables that wait to be copied and that an extension of a shard has filled
+/// when it was made there: the source's rows take their place.
+///
+/// # Errors
+/// The shards'.
+pub async fn empty_extension_tables(shards: &Cluster, tables: &[Table]) -> Result<()> {
+    let waiting = tables.iter().filter(|t| t.status == "pending" && t.wave.is_none());
+    let names: Vec<String> = waiting.map(Table::qualified).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    try_join_all(shards.shards.iter().map(|shard| async {
+        let session = remote::connect(shard, Purpose::Copy).await?;
+        let filled: Vec<String> = session
+            .value(
+                "SELECT coalesce(array_agg(t.name), '{}') FROM unnest($1::text[]) AS t (name) \
+                  WHERE EXISTS (SELECT 1 FROM pg_depend AS d \
+                         WHERE d.classid = 'pg_class'::regclass AND d.objid = to_regclass(t.name) \
+                           AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e')",
+                &[&names],
+            )
+            .await?;
+        // Their own foreign keys and triggers have no say in it.
+        for name in filled {
+            session
+                .batch(&format!("SET session_replication_role = replica; DELETE FROM ONLY {name}"))
+                .await?;
+        }
+        Ok(())
+    }))
+    .await
+    .map(drop)
 }

@@ -155,6 +155,34 @@ impl Sequences {
         Ok(())
     }
 
+    /// What [`Sequences::forward`] would do now: for each shard the sequences, by their
+    /// quoted names, and the statements that set them.
+    ///
+    /// # Errors
+    /// The servers'.
+    pub async fn settings(&self, links: &Links) -> Result<Vec<(ShardNo, Vec<(String, String)>)>> {
+        if self.all.is_empty() {
+            return Ok(Vec::new());
+        }
+        let next = self.next(&links.sessions(Side::Source).await?).await?;
+        let shards = links.cluster(Side::Destination).numbers();
+        Ok(shards.map(|shard| (shard, self.settings_on(shard, &next))).collect())
+    }
+
+    fn settings_on(&self, shard: ShardNo, next: &[i128]) -> Vec<(String, String)> {
+        let mut out = Vec::with_capacity(self.all.len());
+        for (sequence, next) in self.all.iter().zip(next) {
+            let lane = match (self.is_divided(sequence), self.policy) {
+                // Its range was set apart before the fence.
+                (true, SequencePolicy::Blocks) => continue,
+                (true, _) => shard.0,
+                (false, _) => 0,
+            };
+            out.push((sequence.name.clone(), set(sequence, *next, lane)));
+        }
+        out
+    }
+
     /// Sets the shards' sequences to go on where the source's stopped.
     ///
     /// # Errors
@@ -169,16 +197,8 @@ impl Sequences {
             let next = &next;
             async move {
                 failpoint::reach_partly(Step::Sequences, nr).await?;
-                let mut statements = Vec::with_capacity(self.all.len());
-                for (sequence, next) in self.all.iter().zip(next) {
-                    let lane = match (self.is_divided(sequence), self.policy) {
-                        // Its range was set apart before the fence.
-                        (true, SequencePolicy::Blocks) => continue,
-                        (true, _) => shard.0,
-                        (false, _) => 0,
-                    };
-                    statements.push(set(sequence, *next, lane));
-                }
+                let settings = self.settings_on(*shard, next);
+                let statements: Vec<String> = settings.into_iter().map(|(_, sql)| sql).collect();
                 set_all(session, &statements).await
             }
         }))

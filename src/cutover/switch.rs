@@ -14,7 +14,7 @@ use crate::remote::Links;
 use crate::replication::{handoff, marker, subscription};
 use crate::state::flow::Flow;
 use crate::state::table::Table;
-use crate::state::{cutover, event, flow, task, traffic};
+use crate::state::{cutover, event, flow, table, task, traffic};
 
 /// How long the marker of the last check may take; longer than that and the flow
 /// is too slow for a short pause.
@@ -191,6 +191,16 @@ impl Switch<'_> {
         Ok((lease, Answer { marker, commit: began.elapsed() }))
     }
 
+    /// DDL that has been replayed may have added a table since the way back was made.
+    fn same_tables(&self) -> Result<()> {
+        let known = transaction_async(|| table::count(self.task_id))?;
+        if known == self.tables.len() as i64 {
+            return Ok(());
+        }
+        Err(Error::state("a table was added while the cutover was prepared")
+            .hint("Ask for the cutover again."))
+    }
+
     /// The steps that clients wait for.
     async fn fenced(&self, id: i64, lease: &Lease, to: &str) -> Result<Option<i64>> {
         self.begin(id, Step::Lease).await?;
@@ -198,6 +208,7 @@ impl Switch<'_> {
         let hold = self.limit() + Duration::from_secs(1);
         let ended = lease.take(drain.min(self.limit()), gucs::DRAIN_ACTION.get(), hold).await?;
         self.note_ended(&ended)?;
+        self.same_tables()?;
         self.done().await?;
 
         // The markers travel while the sequences are set.

@@ -3,16 +3,42 @@ use std::ffi::{CStr, CString};
 
 use pgrx::pg_sys::{self, AlterTableType, ConstrType, NodeTag, ObjectType, RawParseMode};
 
+/// The one statement of a text; none where there are several. An ERROR is raised
+/// where the text does not parse.
+unsafe fn only_statement(text: &str) -> Option<*mut pg_sys::Node> {
+    let text = CString::new(text).ok()?;
+    let statements = nodes(pg_sys::raw_parser(text.as_ptr(), RawParseMode::RAW_PARSE_DEFAULT));
+    let [raw] = statements[..] else { return None };
+    let raw = cast::<pg_sys::RawStmt>(raw, NodeTag::T_RawStmt)?;
+    Some((*raw).stmt)
+}
+
+/// The table that a text builds an index on concurrently, by the session's search
+/// path; none where it does anything else, or there is no such table.
+pub fn concurrently_indexed(text: &str) -> Option<pg_sys::Oid> {
+    unsafe {
+        let index = cast::<pg_sys::IndexStmt>(only_statement(text)?, NodeTag::T_IndexStmt)?;
+        if !(*index).concurrent {
+            return None;
+        }
+        let relation = pg_sys::RangeVarGetRelidExtended(
+            (*index).relation,
+            pg_sys::NoLock as pg_sys::LOCKMODE,
+            pg_sys::RVROption::RVR_MISSING_OK,
+            None,
+            std::ptr::null_mut(),
+        );
+        (relation != pg_sys::InvalidOid).then_some(relation)
+    }
+}
+
 /// Names of the columns that a text adds to a table; none where it is anything
 /// but one ALTER TABLE that adds columns and nothing else, without constraints
 /// other than NOT NULL. An ERROR is raised where the text does not parse.
 pub fn added_columns(text: &str) -> Option<Vec<String>> {
-    let text = CString::new(text).ok()?;
     unsafe {
-        let statements = nodes(pg_sys::raw_parser(text.as_ptr(), RawParseMode::RAW_PARSE_DEFAULT));
-        let [raw] = statements[..] else { return None };
-        let raw = cast::<pg_sys::RawStmt>(raw, NodeTag::T_RawStmt)?;
-        let alter = cast::<pg_sys::AlterTableStmt>((*raw).stmt, NodeTag::T_AlterTableStmt)?;
+        let alter =
+            cast::<pg_sys::AlterTableStmt>(only_statement(text)?, NodeTag::T_AlterTableStmt)?;
         if (*alter).objtype != ObjectType::OBJECT_TABLE {
             return None;
         }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::cluster::{Cluster, Method, ShardingRule, Side};
 use crate::error::{Error, Result};
 use crate::gucs;
-use crate::pg::{db, shmem};
+use crate::pg::{db, shmem, subprocess};
 use crate::preflight::nodes::Nodes;
 use crate::preflight::placement::Mapped;
 use crate::preflight::Verb;
@@ -32,6 +32,8 @@ pub struct Facts<'a> {
     pub token: String,
     /// Whether the library was preloaded here.
     pub preloaded: bool,
+    /// Programs that the verb needs and that aren't installed here.
+    pub missing_programs: Vec<Error>,
     /// System identifier and name of this database.
     pub here: (String, String),
     /// Copy workers of the run.
@@ -146,6 +148,8 @@ pub struct Content {
     pub relations: Vec<Relation>,
     pub publications: Vec<String>,
     pub unlogged: Vec<String>,
+    /// Published tables without columns.
+    pub columnless: Vec<Columnless>,
     pub large_objects: i64,
     #[serde(default)]
     pub subscriptions: Vec<Subscription>,
@@ -160,6 +164,14 @@ pub struct Content {
     pub tables: Vec<Table>,
     #[serde(skip)]
     pub foreign_keys: Vec<ForeignKey>,
+}
+
+/// A published table without columns.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Columnless {
+    pub name: String,
+    /// It seems to have rows.
+    pub filled: bool,
 }
 
 /// A subscription that writes to tables which move.
@@ -235,6 +247,7 @@ pub struct Table {
     pub identity: String,
     pub identity_holds_key: bool,
     pub identity_index: Option<String>,
+    pub has_primary_key: bool,
     pub column_list: bool,
     pub key_not_null: bool,
     pub key_hash: Option<String>,
@@ -249,6 +262,8 @@ pub struct Table {
     pub sample: Vec<(i64, i64)>,
     pub unkeyed_unique: Vec<Unique>,
     pub firing_triggers: Vec<String>,
+    /// The extension that made it.
+    pub extension: Option<String>,
 }
 
 /// A unique index without the sharding key.
@@ -341,6 +356,13 @@ impl<'a> Facts<'a> {
             rules: state::cluster::rules(&destination.name)?,
             token: state::token()?,
             preloaded: shmem::is_preloaded(),
+            missing_programs: match verb {
+                Verb::Replicate => Vec::new(),
+                _ => ["pg_dump", "reshard-schema"]
+                    .iter()
+                    .filter_map(|name| subprocess::find(name).err())
+                    .collect(),
+            },
             here: (system.unwrap_or_default(), database.unwrap_or_default()),
             copy_workers: gucs::copy_workers(source.size()).into(),
             servers: side(source, Side::Source)

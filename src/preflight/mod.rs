@@ -60,6 +60,7 @@ type Check = fn(&Facts<'_>) -> Vec<Finding>;
 /// All checks, in the order in which a DBA would mend what they find.
 const CHECKS: &[Check] = &[
     server::library_preloaded,
+    server::programs,
     server::connection,
     server::privilege,
     server::server_version,
@@ -115,6 +116,8 @@ const CHECKS: &[Check] = &[
     table::row_security,
     table::replica_identity,
     table::unlogged_tables,
+    table::columnless_tables,
+    table::extension_tables,
     table::large_objects,
     activity::long_transactions,
     activity::prepared_transactions,

@@ -27,6 +27,12 @@ pub fn library_preloaded(facts: &Facts<'_>) -> Vec<Finding> {
     )]
 }
 
+/// The programs that read the source's schema are installed here.
+pub fn programs(facts: &Facts<'_>) -> Vec<Finding> {
+    let missing = facts.missing_programs.iter();
+    missing.map(|error| Finding::from_error("programs", error)).collect()
+}
+
 /// Every server can be reached with its connection string.
 pub fn connection(facts: &Facts<'_>) -> Vec<Finding> {
     facts
@@ -226,6 +232,7 @@ mod tests {
             rules: Vec::new(),
             token: String::new(),
             preloaded: true,
+            missing_programs: Vec::new(),
             here: (String::new(), String::new()),
             copy_workers: 1,
             servers: vec![

@@ -44,7 +44,10 @@ WITH published AS (
            ) AS o (class, schema_name, name) ON true
      WHERE d.refclassid = 'pg_authid'::regclass
        AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-       AND (d.deptype IN ('a', 'r') OR d.deptype = 'o' AND NOT $2)
+       AND (d.deptype IN ('a', 'r')
+            -- Default privileges and user mappings are made for a role.
+            OR d.deptype = 'o' AND (NOT $2 OR d.classid IN ('pg_default_acl'::regclass,
+                                                            'pg_user_mapping'::regclass)))
        AND NOT EXISTS (SELECT FROM pg_depend AS e
                         WHERE e.classid = d.classid AND e.objid = d.objid AND e.deptype = 'e')
        AND NOT EXISTS (SELECT FROM pg_foreign_server AS s
@@ -64,6 +67,22 @@ WITH published AS (
        AND n.nspname !~ '^pg_(toast|temp)'
        AND NOT EXISTS (SELECT FROM pg_depend AS e WHERE e.classid = 'pg_class'::regclass
                           AND e.objid = c.oid AND e.deptype = 'e')
+    UNION
+    -- Owners that are left out, but have given or taken privileges of their own.
+    SELECT o.owner, o.class, o.schema_name, o.name
+      FROM (SELECT c.relowner, 'relation', n.nspname, c.relname, c.relacl,
+                   acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner)
+              FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+             WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'reshard')
+            UNION ALL
+            SELECT n.nspowner, 'schema', NULL, n.nspname, n.nspacl, acldefault('n', n.nspowner)
+              FROM pg_namespace AS n WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'reshard')
+           ) AS o (owner, class, schema_name, name, acl, own)
+     WHERE $2 AND o.acl IS NOT NULL
+       AND ARRAY(SELECT x.privilege_type FROM aclexplode(o.acl) AS x WHERE x.grantee = o.owner ORDER BY 1)
+           IS DISTINCT FROM
+           ARRAY(SELECT x.privilege_type FROM aclexplode(o.own) AS x WHERE x.grantee = o.owner ORDER BY 1)
+       AND (o.owner = 10 OR o.owner >= 16384)
 )
 SELECT jsonb_build_object(
     'tablespaces', (
@@ -99,6 +118,14 @@ SELECT jsonb_build_object(
                               AND e.objid = c.oid AND e.deptype = 'e')),
     'publications', (SELECT coalesce(jsonb_agg(p.pubname ORDER BY p.pubname), '[]')
                        FROM pg_publication AS p WHERE p.pubname NOT LIKE 'reshard\_%'),
+    'columnless', (
+        SELECT coalesce(jsonb_agg(jsonb_build_object(
+                   'name', format('%I.%I', n.nspname, c.relname), 'filled', pg_relation_size(c.oid) > 0)
+                   ORDER BY n.nspname, c.relname), '[]')
+          FROM pg_publication_tables AS p
+          JOIN pg_namespace AS n ON n.nspname = p.schemaname
+          JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename
+         WHERE p.pubname = $1 AND p.attnames IS NULL AND c.relkind = 'r'),
     'unlogged', (SELECT coalesce(jsonb_agg(u.name ORDER BY u.name), '[]') FROM unlogged AS u),
     'subscriptions', (
         SELECT coalesce(jsonb_agg(jsonb_build_object(

@@ -211,13 +211,20 @@ fn identity(facts: &Facts<'_>, table: &Table) -> Option<Finding> {
     let by_index = table
         .identity_index
         .as_ref()
-        .filter(|_| facts.options.replica_identity == ReplicaIdentity::Auto);
+        .filter(|_| facts.options.replica_identity != ReplicaIdentity::Full);
     if let Some(index) = by_index {
         return Some(
             Finding::info("replica_identity", lacks).object(table.name.clone()).detail(format!(
                 "It gets REPLICA IDENTITY USING INDEX \"{index}\" during the run, which costs nothing."
             )),
         );
+    }
+    let can_be_built = key.is_some() && table.key_not_null && table.has_primary_key;
+    if facts.options.replica_identity == ReplicaIdentity::Index && can_be_built {
+        return Some(Finding::info("replica_identity", lacks).object(table.name.clone()).detail(
+            "A unique index over its primary key and that column is built CONCURRENTLY on the \
+                 source, and on the shards; it is dropped at the end of the run.",
+        ));
     }
     let finding = if table.column_list {
         Finding::error("replica_identity", Kind::Unsupported, lacks)
@@ -299,6 +306,43 @@ pub fn unlogged_tables(facts: &Facts<'_>) -> Vec<Finding> {
             .hint(format!("To take them along: ALTER TABLE {name} SET LOGGED;"))
     };
     facts.content.iter().flat_map(|c| &c.unlogged).map(each).collect()
+}
+
+/// Tables without columns, whose rows can't be told apart.
+pub fn columnless_tables(facts: &Facts<'_>) -> Vec<Finding> {
+    let each = |table: &crate::preflight::facts::Columnless| {
+        let message = format!("table {} has no columns", table.name);
+        let finding = match table.filled {
+            true => Finding::warning("columnless_tables", message).hint(format!(
+                "Give it a column, or empty it: DELETE FROM {}; VACUUM {0};",
+                table.name
+            )),
+            false => Finding::info("columnless_tables", message),
+        };
+        finding.object(table.name.clone()).detail("The shards get the table, but no rows of it.")
+    };
+    facts.content.iter().flat_map(|c| &c.columnless).map(each).collect()
+}
+
+/// Tables that an extension has filled on the shards as well.
+pub fn extension_tables(facts: &Facts<'_>) -> Vec<Finding> {
+    let each = |table: &Table| {
+        let extension = table.extension.as_ref()?;
+        Some(
+            Finding::info(
+                "extension_tables",
+                format!("table {} belongs to extension \"{extension}\"", table.name),
+            )
+            .object(table.name.clone())
+            .detail(
+                "Rows that the extension puts into it on the shards are replaced by the source's.",
+            ),
+        )
+    };
+    if facts.verb == crate::preflight::Verb::Replicate {
+        return Vec::new();
+    }
+    facts.leaves().filter_map(each).collect()
 }
 
 /// Large objects, which stay behind.

@@ -12,7 +12,7 @@ WITH RECURSIVE rule AS (
       FROM pg_publication_tables AS p
       JOIN pg_namespace AS n ON n.nspname = p.schemaname
       JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename
-     WHERE p.pubname = $1 AND n.nspname <> 'reshard'
+     WHERE p.pubname = $1 AND n.nspname <> 'reshard' AND p.attnames IS NOT NULL
 ), leaf AS (
     SELECT DISTINCT ON (l.oid) l.oid, p.attnames, p.rowfilter
       FROM published AS p
@@ -114,6 +114,7 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
         WHEN EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = b.oid AND i.indisprimary)
             THEN 'primary key'
         ELSE 'none' END,
+    'has_primary_key', EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = b.oid AND i.indisprimary),
     'column_list', (SELECT count(*) FROM pg_attribute AS a
                      WHERE a.attrelid = b.oid AND a.attnum > 0 AND NOT a.attisdropped
                        AND a.attgenerated = '') > coalesce(cardinality(b.attnames), 10000),
@@ -172,6 +173,9 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
          WHERE i.indrelid = b.oid AND (i.indisunique OR i.indisexclusion) AND NOT x.relispartition
            AND b.key_attnum IS NOT NULL
            AND b.key_attnum <> ALL ((i.indkey::int2[])[0:i.indnkeyatts - 1])),
+    'extension', (SELECT x.extname FROM pg_depend AS d JOIN pg_extension AS x ON x.oid = d.refobjid
+                   WHERE d.classid = 'pg_class'::regclass AND d.objid = b.oid AND d.deptype = 'e'
+                     AND d.refclassid = 'pg_extension'::regclass),
     'firing_triggers', (
         SELECT coalesce(jsonb_agg(g.tgname ORDER BY g.tgname), '[]')
           FROM pg_trigger AS g

@@ -27,31 +27,33 @@ pub async fn prepare_reverse(
 ) -> Result<()> {
     let (publisher, subscriber) = (Direction::Reverse.publisher(), Direction::Reverse.subscriber());
     let placed_on = links.cluster(subscriber);
+    let own = |shard: ShardNo| {
+        let first = links.first(publisher);
+        let of = tables.iter().filter(move |table| table.comes_from(publisher, shard, first));
+        of.cloned().collect::<Vec<Table>>()
+    };
     let mut filters = FiltersOf::new();
     for (shard, session) in links.sessions(publisher).await? {
-        let own = filter::filters(&session, publisher, tables, subscriber, placed_on).await?;
-        filters.insert(shard, own);
+        let found = filter::filters(&session, publisher, tables, subscriber, placed_on).await?;
+        filters.insert(shard, found);
     }
     try_join_all(flows.iter().map(|flow| {
-        let filters = &filters;
+        let (own, filters) = (&own, &filters);
         async move {
             let shard = flow.shard_on(publisher);
             let session = links.session(publisher, shard).await?;
-            let first = links.first(publisher);
-            let own: Vec<Table> = tables
-                .iter()
-                .filter(|table| table.comes_from(publisher, shard, first))
-                .cloned()
-                .collect();
             let filters = filter::of_publisher(filters, shard)?;
-            publication::create(&session, flow, &own, filters, flow.shard_on(subscriber)).await?;
+            let to = flow.shard_on(subscriber);
+            publication::create(&session, flow, &own(shard), filters, to).await?;
             slot::create(&session, &flow.slot_name).await
         }
     }))
     .await?;
     for flow in flows {
-        let publisher = links.endpoint(publisher, flow.shard_on(publisher))?;
+        let shard = flow.shard_on(publisher);
+        let publisher = links.endpoint(publisher, shard)?;
         let session = links.session(subscriber, flow.shard_on(subscriber)).await?;
+        subscription::drop_outdated(&session, flow, &own(shard)).await?;
         subscription::create(&session, publisher, flow, binary).await?;
     }
     Ok(())

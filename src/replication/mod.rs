@@ -3,10 +3,12 @@
 //!
 //! Every step can be repeated: names follow from the migration's number, and
 //! what is there already is left as it is.
+pub mod adopt;
 pub mod cleanup;
 pub mod filter;
 pub mod guard;
 pub mod handoff;
+mod identity_index;
 pub mod join;
 pub mod locked;
 pub mod marker;

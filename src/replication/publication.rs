@@ -10,7 +10,7 @@ use crate::replication::filter::Filters;
 use crate::state::flow::Flow;
 use crate::state::table::Table;
 
-/// Makes the publication of one flow.
+/// Makes the publication of one flow, or adds the tables that it lacks.
 ///
 /// `filters` is empty where this direction's rows go to one shard alone.
 ///
@@ -29,11 +29,18 @@ pub async fn create(
             &[&flow.publication_name],
         )
         .await?;
-    if exists {
-        return Ok(());
+    if !exists {
+        return session.batch(&statement(flow, tables, filters, subscriber)).await;
     }
-    let sql = statement(flow, tables, filters, subscriber);
-    session.batch(&sql).await
+    let present = members(session, &flow.publication_name).await?;
+    for table in tables {
+        if present.contains(&(table.schema_name.clone(), table.table_name.clone())) {
+            continue;
+        }
+        let (name, member) = (ident(&flow.publication_name), member(table, filters, subscriber));
+        session.batch(&format!("ALTER PUBLICATION {name} ADD {member}")).await?;
+    }
+    Ok(())
 }
 
 /// The statement that makes a publication.
@@ -43,26 +50,32 @@ fn statement(flow: &Flow, tables: &[Table], filters: &Filters, subscriber: Shard
     if flow.direction == Direction::Forward {
         members.push(format!("TABLE reshard.ddl WHERE (task_id = {})", flow.task_id));
     }
-    for table in tables {
-        let mut conditions = Vec::new();
-        if let Some(filter) = filters.get(&table.table_id) {
-            conditions.push(filter.condition(subscriber));
-        }
-        if let Some(filter) = &table.row_filter {
-            conditions.push(format!("({filter})"));
-        }
-        let filter = match conditions.is_empty() {
-            true => String::new(),
-            false => format!(" WHERE ({})", conditions.join(" AND ")),
-        };
-        members.push(format!("TABLE ONLY {}{}{filter}", table.qualified(), column_list(table)));
-    }
+    members.extend(tables.iter().map(|table| member(table, filters, subscriber)));
     format!(
         "CREATE PUBLICATION {} FOR {} \
          WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = false)",
         ident(&flow.publication_name),
         members.join(", ")
     )
+}
+
+/// A table in a publication, with the rows of one subscriber.
+fn member(table: &Table, filters: &Filters, subscriber: ShardNo) -> String {
+    let placed = filters.get(&table.table_id).map(|filter| filter.condition(subscriber));
+    member_where(table, placed.into_iter().collect())
+}
+
+/// A table in a publication, with the rows that meet all of these conditions and the
+/// user's.
+pub(super) fn member_where(table: &Table, mut conditions: Vec<String>) -> String {
+    if let Some(filter) = &table.row_filter {
+        conditions.push(format!("({filter})"));
+    }
+    let filter = match conditions.is_empty() {
+        true => String::new(),
+        false => format!(" WHERE ({})", conditions.join(" AND ")),
+    };
+    format!("TABLE ONLY {}{}{filter}", table.qualified(), column_list(table))
 }
 
 /// The list of columns, where the user's publication has one.
@@ -74,11 +87,8 @@ fn column_list(table: &Table) -> String {
     format!(" ({})", columns.join(", "))
 }
 
-/// Takes tables out of a publication that are copied in a later wave.
-///
-/// # Errors
-/// The server's.
-pub async fn drop_tables(session: &Connection, publication: &str, tables: &[&Table]) -> Result<()> {
+/// Schemas and names of the tables in a publication.
+async fn members(session: &Connection, publication: &str) -> Result<BTreeSet<(String, String)>> {
     let rows = session
         .query(
             "SELECT schemaname::text, tablename::text FROM pg_publication_tables \
@@ -92,6 +102,15 @@ pub async fn drop_tables(session: &Connection, publication: &str, tables: &[&Tab
         let member: (String, String) = (row.try_get(0).map_err(get)?, row.try_get(1).map_err(get)?);
         members.insert(member);
     }
+    Ok(members)
+}
+
+/// Takes tables out of a publication that are copied in a later wave.
+///
+/// # Errors
+/// The server's.
+pub async fn drop_tables(session: &Connection, publication: &str, tables: &[&Table]) -> Result<()> {
+    let members = members(session, publication).await?;
     let gone: Vec<String> = tables
         .iter()
         .filter(|t| members.contains(&(t.schema_name.clone(), t.table_name.clone())))

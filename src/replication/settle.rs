@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::remote::quote::{ident, literal};
 use crate::remote::Connection;
 use crate::replication::guard::GUARDS;
-use crate::replication::locked;
+use crate::replication::{identity_index, locked};
 use crate::state::options::ReplicaIdentity;
 use crate::state::table::Table;
 
@@ -37,7 +37,7 @@ impl Place<'_> {
     }
 
     /// Whether each of its shards has a part of the table's rows alone.
-    fn has_parts_of(self, table: &Table) -> bool {
+    pub(super) fn has_parts_of(self, table: &Table) -> bool {
         self.cluster.size() > 1 && table.key(self.side).is_some()
     }
 }
@@ -59,7 +59,8 @@ pub enum Identity<'a> {
     /// Whatever lets UPDATE and DELETE through, by the user's preference.
     Fit(ReplicaIdentity),
     /// The index of this name, as at the other end of the flow: a subscriber
-    /// finds rows by its own identity, which must be part of what is sent.
+    /// finds rows by its own identity, which must be part of what is sent. One that
+    /// the migration has built is built here as well.
     Index(&'a str),
 }
 
@@ -73,6 +74,8 @@ struct Facts {
     has_toast: bool,
     fenced: bool,
     detoasting: bool,
+    /// A unique index over the primary key and the filter's column could be built.
+    buildable: bool,
 }
 
 /// Brings tables into shape; returns for each the index that is its identity now,
@@ -109,6 +112,12 @@ async fn one(
     let mut whole_rows = facts.identity == "f";
     match identity_needed(facts, table, settings)? {
         Change::None => {}
+        Change::NewIndex(key) => {
+            let built = identity_index::build(session, table, &key).await?;
+            statements
+                .push(format!("ALTER TABLE {name} REPLICA IDENTITY USING INDEX {}", ident(&built)));
+            index = Some(built);
+        }
         Change::Index(wanted) => {
             statements.push(format!(
                 "ALTER TABLE {name} REPLICA IDENTITY USING INDEX {}",
@@ -125,18 +134,7 @@ async fn one(
 
     if let Some(column) = settings.filter_column {
         if facts.has_toast && !whole_rows && !facts.detoasting {
-            let column = ident(column);
-            statements.push(format!(
-                "CREATE TRIGGER {DETOAST_TRIGGER} BEFORE UPDATE ON {name} FOR EACH ROW \
-                 WHEN (OLD.{column} IS DISTINCT FROM NEW.{column}) \
-                 EXECUTE FUNCTION reshard.detoast()"
-            ));
-            statements.push(format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {DETOAST_TRIGGER}"));
-            if settings.place.has_extension() {
-                statements.push(format!(
-                    "ALTER TRIGGER {DETOAST_TRIGGER} ON {name} DEPENDS ON EXTENSION reshard"
-                ));
-            }
+            statements.extend(detoast_statements(&name, settings.place, column));
         }
     }
     if !facts.fenced {
@@ -152,6 +150,8 @@ async fn one(
 enum Change {
     None,
     Index(String),
+    /// One over the primary key and this column, which has to be built.
+    NewIndex(String),
     Full,
 }
 
@@ -161,11 +161,19 @@ fn identity_needed(facts: &Facts, table: &Table, settings: &Settings<'_>) -> Res
         Identity::Index(wanted) if facts.identity_index.as_deref() == Some(wanted) => {
             Ok(Change::None)
         }
-        Identity::Index(wanted) => Ok(Change::Index(wanted.to_owned())),
+        Identity::Index(wanted) => Ok(match table.filter_key() {
+            Some(key) if identity_index::is_ours(wanted) => Change::NewIndex(key.to_owned()),
+            _ => Change::Index(wanted.to_owned()),
+        }),
         Identity::Fit(_) if suffices(facts, settings.filter_column) => Ok(Change::None),
         Identity::Fit(preference) => {
-            if let (ReplicaIdentity::Auto, Some(index)) = (preference, &facts.candidate) {
-                return Ok(Change::Index(index.clone()));
+            match (preference, &facts.candidate, settings.filter_column) {
+                (ReplicaIdentity::Full, _, _) => {}
+                (_, Some(index), _) => return Ok(Change::Index(index.clone())),
+                (ReplicaIdentity::Index, None, Some(key)) if facts.buildable => {
+                    return Ok(Change::NewIndex(key.to_owned()));
+                }
+                _ => {}
             }
             if facts.column_list {
                 return Err(Error::new(
@@ -186,9 +194,28 @@ fn identity_needed(facts: &Facts, table: &Table, settings: &Settings<'_>) -> Res
     }
 }
 
+/// Statements that have whole rows written when the sharding key changes.
+pub(super) fn detoast_statements(name: &str, place: Place<'_>, key: &str) -> Vec<String> {
+    let column = ident(key);
+    let mut statements = vec![
+        format!(
+            "CREATE TRIGGER {DETOAST_TRIGGER} BEFORE UPDATE ON {name} FOR EACH ROW \
+             WHEN (OLD.{column} IS DISTINCT FROM NEW.{column}) \
+             EXECUTE FUNCTION reshard.detoast()"
+        ),
+        format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {DETOAST_TRIGGER}"),
+    ];
+    if place.has_extension() {
+        statements.push(format!(
+            "ALTER TRIGGER {DETOAST_TRIGGER} ON {name} DEPENDS ON EXTENSION reshard"
+        ));
+    }
+    statements
+}
+
 /// Statements that put the fence on a relation. One that each shard has a part of
 /// can't be truncated: the other side would lose the parts of all shards.
-fn fence_statements(name: &str, place: Place<'_>, parts: bool) -> Vec<String> {
+pub(super) fn fence_statements(name: &str, place: Place<'_>, parts: bool) -> Vec<String> {
     let parts = if parts { ", 'part'" } else { "" };
     let mut statements = vec![
         format!(
@@ -283,6 +310,7 @@ async fn facts(
                 fenced: row.try_get(6).map_err(get)?,
                 detoasting: row.try_get(7).map_err(get)?,
                 identity_index: row.try_get(8).map_err(get)?,
+                buildable: row.try_get(9).map_err(get)?,
             },
         );
     }
@@ -338,6 +366,7 @@ pub async fn restore(session: &Connection, tables: &[Table], keep_fence: bool) -
         locked::batch(session, &name, &format!("ALTER TABLE {name} REPLICA IDENTITY {wanted}"))
             .await?;
     }
+    identity_index::drop_all(session, tables).await?;
     let mut triggers = vec![DETOAST_TRIGGER];
     triggers.extend(GUARDS);
     triggers.extend((!keep_fence).then_some(FENCE_TRIGGER));

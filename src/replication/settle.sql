@@ -47,7 +47,12 @@ SELECT w.nr, c.relreplident::text,
        EXISTS (SELECT FROM pg_trigger AS g WHERE g.tgrelid = c.oid AND g.tgname = $5),
        (SELECT x.relname::text
           FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid
-         WHERE i.indrelid = c.oid AND i.indisreplident AND c.relreplident = 'i')
+         WHERE i.indrelid = c.oid AND i.indisreplident AND c.relreplident = 'i'),
+       -- Whether a unique index over primary key and filter column could be one.
+       EXISTS (SELECT FROM pg_index AS i
+                WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate)
+       AND EXISTS (SELECT FROM pg_attribute AS a
+                    WHERE a.attrelid = c.oid AND a.attname = w.filter AND a.attnotnull)
   FROM wanted AS w
   JOIN pg_class AS c ON c.oid = w.oid
   LEFT JOIN usable AS u ON u.nr = w.nr

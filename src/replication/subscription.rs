@@ -6,6 +6,7 @@ use crate::remote::quote::{ident, literal};
 use crate::remote::reach::QUIET;
 use crate::remote::{Connection, Endpoint};
 use crate::state::flow::Flow;
+use crate::state::table::Table;
 
 /// Makes the subscription of a flow, disabled, on an existing slot.
 ///
@@ -54,6 +55,38 @@ pub async fn create(
             Err(error).context(format!("could not subscribe {} to {publisher}", subscriber.label()))
         }
     }
+}
+
+/// Drops the subscription of a flow that was made before these tables were published,
+/// so that it can be made anew; one that has them all is left alone. It must be
+/// disabled.
+///
+/// # Errors
+/// The subscriber's.
+pub async fn drop_outdated(subscriber: &Connection, flow: &Flow, tables: &[Table]) -> Result<()> {
+    let names: Vec<String> = tables.iter().map(Table::qualified).collect();
+    let outdated: bool = subscriber
+        .value(
+            "SELECT EXISTS (SELECT 1 FROM pg_subscription AS s \
+               JOIN pg_database AS d ON d.oid = s.subdbid AND d.datname = current_database() \
+              CROSS JOIN unnest($2::text[]) AS t (name) \
+              WHERE s.subname = $1 AND NOT EXISTS (SELECT 1 FROM pg_subscription_rel AS r \
+                    WHERE r.srsubid = s.oid AND r.srrelid = to_regclass(t.name)))",
+            &[&flow.subscription_name, &names],
+        )
+        .await?;
+    match outdated {
+        true => drop_one(subscriber, &flow.subscription_name).await,
+        false => Ok(()),
+    }
+}
+
+/// Drops a subscription, without asking its publisher.
+async fn drop_one(subscriber: &Connection, name: &str) -> Result<()> {
+    let name = ident(name);
+    subscriber.batch(&format!("ALTER SUBSCRIPTION {name} DISABLE")).await?;
+    subscriber.batch(&format!("ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")).await?;
+    subscriber.batch(&format!("DROP SUBSCRIPTION {name}")).await
 }
 
 async fn exists(subscriber: &Connection, flow: &Flow) -> Result<bool> {
@@ -133,10 +166,8 @@ pub async fn drop_prefix(subscriber: &Connection, prefix: &str) -> Result<()> {
         )
         .await?;
     for row in rows {
-        let name = ident(&row.try_get::<_, String>(0).map_err(|e| subscriber.error(&e))?);
-        subscriber.batch(&format!("ALTER SUBSCRIPTION {name} DISABLE")).await?;
-        subscriber.batch(&format!("ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")).await?;
-        subscriber.batch(&format!("DROP SUBSCRIPTION {name}")).await?;
+        let name: String = row.try_get(0).map_err(|e| subscriber.error(&e))?;
+        drop_one(subscriber, &name).await?;
     }
     Ok(())
 }

@@ -135,41 +135,53 @@ impl Changes {
 }
 
 fn changes(before: &[Statement], now: Vec<Planned>) -> Changes {
-    let old: HashSet<(&[String], &str)> =
-        before.iter().map(|s| (s.settings.as_slice(), s.sql.as_str())).collect();
-    let new: HashSet<(&[String], &str)> =
-        now.iter().map(|s| (s.settings.as_slice(), s.sql.as_str())).collect();
+    let old: HashSet<Key> = before.iter().map(key_of_statement).collect();
+    let new: HashSet<Key> = now.iter().map(key_of_planned).collect();
     let gone = before
         .iter()
-        .filter(|s| !OURS.contains(&s.kind.as_str()))
-        .filter(|s| !new.contains(&(s.settings.as_slice(), s.sql.as_str())))
+        .filter(|s| !OURS.contains(&s.kind.as_str()) && !new.contains(&key_of_statement(s)))
         .cloned()
         .collect();
     let come = now
-        .iter()
-        .filter(|s| !OURS.contains(&s.kind.as_str()))
-        .filter(|s| !old.contains(&(s.settings.as_slice(), s.sql.as_str())))
-        .cloned()
+        .into_iter()
+        .filter(|s| !OURS.contains(&s.kind.as_str()) && !old.contains(&key_of_planned(s)))
         .collect();
     Changes { come, gone }
 }
 
+/// What statements are compared by.
+type Key = (Vec<String>, String);
+
+/// A statement's settings and its text. A switch gives the
+/// shards' sequences increments and ranges of their own; these go by their names.
+fn key(kind: &str, names: [&Option<String>; 4], settings: &[String], sql: &str) -> Key {
+    match kind {
+        "sequence" | "identity" => (Vec::new(), format!("{kind} {names:?}")),
+        _ => (settings.to_vec(), sql.to_owned()),
+    }
+}
+
+fn key_of_planned(s: &Planned) -> Key {
+    let names = [&s.schema_name, &s.object_name, &s.table_schema, &s.table_name];
+    key(&s.kind, names, &s.settings, &s.sql)
+}
+
+fn key_of_statement(s: &Statement) -> Key {
+    let names = [&s.schema_name, &s.object_name, &s.table_schema, &s.table_name];
+    key(&s.kind, names, &s.settings, &s.sql)
+}
+
 /// What of the changes a shard doesn't have.
 fn differences(changes: &Changes, shard: &str, there: &[Planned]) -> Vec<String> {
-    let known: HashSet<(&[String], &str)> =
-        there.iter().map(|s| (s.settings.as_slice(), s.sql.as_str())).collect();
-    let come = changes
-        .come
-        .iter()
-        .filter(|s| !known.contains(&(s.settings.as_slice(), s.sql.as_str())))
-        .map(|s| {
-            let text = failure::cut(s.shown.as_deref().unwrap_or(&s.sql));
-            format!("{shard} lacks: {text}")
-        });
+    let known: HashSet<Key> = there.iter().map(key_of_planned).collect();
+    let come = changes.come.iter().filter(|s| !known.contains(&key_of_planned(s))).map(|s| {
+        let text = failure::cut(s.shown.as_deref().unwrap_or(&s.sql));
+        format!("{shard} lacks: {text}")
+    });
     let gone = changes
         .gone
         .iter()
-        .filter(|s| known.contains(&(s.settings.as_slice(), s.sql.as_str())))
+        .filter(|s| known.contains(&key_of_statement(s)))
         .map(|s| format!("{shard} still has: {}", failure::shown(s)));
     come.chain(gone).collect()
 }

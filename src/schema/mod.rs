@@ -31,6 +31,7 @@ mod drift;
 mod dump;
 mod existing;
 mod failure;
+mod inverse;
 mod parallel;
 mod planned;
 mod progress;

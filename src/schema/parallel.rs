@@ -123,10 +123,10 @@ async fn watched(
         }
         tokio::select! {
             outcome = &mut work => return outcome,
-            percent = shard.monitor.percent(&shard.endpoint, session.pid) => match percent {
-                Ok(Some(percent)) => xact::transaction_async(|| {
-                    let task = stage.owner.task;
-                    state::schema::progress(task, shard.no(), statement.ordinal, percent)
+            seen = shard.monitor.of(&shard.endpoint, session.pid) => match seen {
+                Ok(Some(seen)) => xact::transaction_async(|| {
+                    let (task, ordinal) = (stage.owner.task, statement.ordinal);
+                    state::schema::progress(task, shard.no(), ordinal, seen.percent, &seen.phase)
                 })?,
                 Ok(None) => {}
                 // The build itself is none the worse for it.

@@ -23,9 +23,11 @@ pub enum Phase {
     Pre,
     /// What is better made after them.
     Post,
-    /// What has to happen while traffic is paused; no statement yet.
+    /// What has to happen while traffic is paused: values of sequences, which the
+    /// cutover sets.
     Cutover,
-    /// What makes the old cluster fit to receive; no statement yet.
+    /// What makes the old cluster fit to receive: nothing, since apply workers fire no
+    /// ordinary triggers, check no foreign keys and write identity columns.
     PostCutover,
 }
 

@@ -1,9 +1,13 @@
 //! Drops what a task's statements made on a shard, for a cancelled migration.
 use crate::error::Result;
 use crate::pg::xact::transaction;
-use crate::remote::quote::{ident, qualified};
 use crate::remote::{connect, Connection, Endpoint, Purpose};
+use crate::schema::inverse;
 use crate::state::schema::{self, Statement};
+
+/// What an object is missing for when what it belongs to is gone already: a table, a
+/// schema, a type or function, another object.
+const GONE: &[&str] = &["42P01", "3F000", "42704", "42883"];
 
 /// Drops all objects that statements of this task made on one shard, the latest
 /// first. What was there before the task is left alone; what is gone is no error.
@@ -18,52 +22,31 @@ pub async fn drop_created(task: i64, shard: &Endpoint) -> Result<()> {
     let session = connect(shard, Purpose::Schema).await?;
     session.batch("SET client_min_messages = error").await?;
     for statement in made.iter().rev() {
-        if let Some(sql) = drop_statement(statement) {
-            session.batch(&sql).await?;
+        if let Some(sql) = inverse::of(statement) {
+            match session.batch(&sql).await {
+                Err(error) if GONE.contains(&error.sqlstate()) => {}
+                outcome => outcome?,
+            }
         } else if is_routine(statement) {
             drop_routines(&session, statement).await?;
         }
     }
-    Ok(())
+    match made.iter().any(alters_public) {
+        true => session.batch("SELECT reshard.restore_public_schema()").await,
+        false => Ok(()),
+    }
+}
+
+/// Whether it changed the one schema that every database begins with.
+fn alters_public(statement: &Statement) -> bool {
+    matches!(statement.kind.as_str(), "owner" | "comment" | "grant")
+        && statement.schema_name.is_none()
+        && statement.object_name.as_deref() == Some("public")
+        && statement.sql.contains(" SCHEMA public ")
 }
 
 fn is_routine(statement: &Statement) -> bool {
     matches!(statement.kind.as_str(), "function" | "procedure" | "aggregate")
-}
-
-/// The statement that takes back one that made a relation, type or schema.
-fn drop_statement(statement: &Statement) -> Option<String> {
-    let name = statement.object_name.as_deref()?;
-    let table =
-        || Some(qualified(statement.table_schema.as_deref()?, statement.table_name.as_deref()?));
-    let kind = match statement.kind.as_str() {
-        "primary_key" | "unique" | "exclusion" | "foreign_key" => {
-            return Some(format!(
-                "ALTER TABLE IF EXISTS {} DROP CONSTRAINT IF EXISTS {} CASCADE",
-                table()?,
-                ident(name)
-            ));
-        }
-        "index" => "INDEX",
-        "schema" => return Some(format!("DROP SCHEMA IF EXISTS {} CASCADE", ident(name))),
-        "extension" => return Some(format!("DROP EXTENSION IF EXISTS {} CASCADE", ident(name))),
-        "table" => "TABLE",
-        "foreign_table" => "FOREIGN TABLE",
-        "view" => "VIEW",
-        "materialized_view" => "MATERIALIZED VIEW",
-        "sequence" => "SEQUENCE",
-        "type" => "TYPE",
-        "domain" => "DOMAIN",
-        "collation" => "COLLATION",
-        "statistics" => "STATISTICS",
-        "text_search_configuration" => "TEXT SEARCH CONFIGURATION",
-        "text_search_dictionary" => "TEXT SEARCH DICTIONARY",
-        "text_search_parser" => "TEXT SEARCH PARSER",
-        "text_search_template" => "TEXT SEARCH TEMPLATE",
-        _ => return None,
-    };
-    let schema = statement.schema_name.as_deref()?;
-    Some(format!("DROP {kind} IF EXISTS {} CASCADE", qualified(schema, name)))
 }
 
 async fn drop_routines(session: &Connection, statement: &Statement) -> Result<()> {

@@ -10,6 +10,9 @@ pub enum ReplicaIdentity {
     /// An existing unique index that holds the key, else FULL.
     #[default]
     Auto,
+    /// An existing unique index that holds the key, else one that is built for the
+    /// time of the run, else FULL.
+    Index,
     /// FULL wherever the identity does not hold the key.
     Full,
 }
@@ -133,7 +136,7 @@ pub struct Options {
 
 /// Keys that a user may write, with what they take.
 const KNOWN: &[(&str, &str)] = &[
-    ("replica_identity", "\"auto\" or \"full\""),
+    ("replica_identity", "\"auto\", \"index\" or \"full\""),
     ("no_owner", "true or false"),
     ("sequences", "\"interleave\", \"blocks\" or \"untouched\""),
     ("foreign_keys", "\"error\", \"not_valid\" or \"skip\""),

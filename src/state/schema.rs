@@ -81,6 +81,41 @@ pub fn insert_plan(
     .map(|_| ())
 }
 
+/// Writes the values that sequences of one shard are set to, replacing those of an
+/// earlier try: quoted names and statements.
+pub fn insert_sequences(task: i64, shard: ShardNo, settings: &[(String, String)]) -> Result<()> {
+    let task_and_shard = [Arg::I64(task), Arg::I32(shard.as_i32())];
+    db::execute(
+        "DELETE FROM reshard.schema_statement WHERE task_id = $1 AND shard = $2",
+        &task_and_shard,
+    )?;
+    let [names, statements] = [0, 1].map(|part| {
+        let of = settings.iter().map(|(name, sql)| if part == 0 { name } else { sql });
+        Arg::Texts(of.cloned().collect())
+    });
+    let [task, shard] = task_and_shard;
+    db::execute(
+        "INSERT INTO reshard.schema_statement (task_id, shard, ordinal, phase, step, kind, \
+                schema_name, object_name, sql, digest) \
+         SELECT $1, $2, s.nr, 'cutover', 'sequences', 'sequence_value', n.parts[1], n.parts[2], \
+                s.sql, pg_catalog.md5(s.sql) \
+           FROM unnest($3, $4) WITH ORDINALITY AS s (name, sql, nr) \
+          CROSS JOIN LATERAL pg_catalog.parse_ident(s.name) AS n (parts)",
+        &[task, shard, names, statements],
+    )
+    .map(|_| ())
+}
+
+/// Marks all statements of a task as having taken effect.
+pub fn all_succeeded(task: i64) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.schema_statement SET status = 'succeeded', finished_at = clock_timestamp() \
+          WHERE task_id = $1",
+        &[Arg::I64(task)],
+    )
+    .map(|_| ())
+}
+
 /// What a task's plan holds apart from its statements; none without a plan.
 pub fn preamble(task: i64) -> Result<Option<Preamble>> {
     db::row(
@@ -197,7 +232,7 @@ pub fn succeeded(task: i64, shard: ShardNo, ordinals: &[i32]) -> Result<()> {
         task,
         shard,
         ordinals,
-        "status = 'succeeded', percent = 100, finished_at = clock_timestamp()",
+        "status = 'succeeded', percent = 100, build_phase = NULL, finished_at = clock_timestamp()",
     )
 }
 
@@ -222,12 +257,25 @@ pub fn failed(task: i64, shard: ShardNo, ordinal: i32, error: &str) -> Result<()
     .map(|_| ())
 }
 
-/// Keeps the progress of a CREATE INDEX, in percent.
-pub fn progress(task: i64, shard: ShardNo, ordinal: i32, percent: f64) -> Result<()> {
+/// Keeps the progress of a CREATE INDEX: percent, where the server can tell, and the
+/// server's word for what it is doing.
+pub fn progress(
+    task: i64,
+    shard: ShardNo,
+    ordinal: i32,
+    percent: Option<f64>,
+    phase: &str,
+) -> Result<()> {
     db::execute(
-        "UPDATE reshard.schema_statement SET percent = $4 \
+        "UPDATE reshard.schema_statement SET percent = coalesce($4, percent), build_phase = $5 \
           WHERE task_id = $1 AND shard = $2 AND ordinal = $3 AND status = 'running'",
-        &[Arg::I64(task), Arg::I32(shard.as_i32()), Arg::I32(ordinal), Arg::F64(percent)],
+        &[
+            Arg::I64(task),
+            Arg::I32(shard.as_i32()),
+            Arg::I32(ordinal),
+            Arg::OptF64(percent),
+            Arg::Text(phase),
+        ],
     )
     .map(|_| ())
 }

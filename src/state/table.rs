@@ -65,6 +65,12 @@ impl Table {
         Some((self.key(side)?, method?))
     }
 
+    /// The column that row filters look at, of either side; clusters of several shards
+    /// have the same.
+    pub fn filter_key(&self) -> Option<&str> {
+        self.key_column.as_deref().or(self.source_key.as_deref())
+    }
+
     /// Whether its rows come from this shard of a side; `first` is the one that
     /// tables come from which each shard has whole.
     pub fn comes_from(&self, side: Side, shard: ShardNo, first: ShardNo) -> bool {
@@ -84,6 +90,34 @@ pub fn load(task: i64) -> Result<Vec<Table>> {
           ORDER BY t.table_id",
         &[Arg::I64(task)],
     )
+}
+
+/// How many tables move.
+pub fn count(task: i64) -> Result<i64> {
+    db::bigint(
+        "SELECT pg_catalog.count(*) FROM reshard.copy_table AS t WHERE t.task_id = $1",
+        &[Arg::I64(task)],
+    )
+    .map(Option::unwrap_or_default)
+}
+
+/// The highest number of a table so far.
+pub fn last_id(task: i64) -> Result<i64> {
+    db::bigint(
+        "SELECT pg_catalog.max(t.table_id)::bigint FROM reshard.copy_table AS t WHERE t.task_id = $1",
+        &[Arg::I64(task)],
+    )
+    .map(Option::unwrap_or_default)
+}
+
+/// Forgets tables that were listed after that number, apart from one.
+pub fn forget_others(task: i64, last: i64, relation: i64) -> Result<()> {
+    db::execute(
+        "DELETE FROM reshard.copy_table \
+          WHERE task_id = $1 AND table_id > $2 AND relation::bigint <> $3",
+        &[Arg::I64(task), Arg::I64(last), Arg::I64(relation)],
+    )
+    .map(|_| ())
 }
 
 /// Puts tables into a wave.

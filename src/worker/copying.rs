@@ -175,6 +175,9 @@ pub async fn prepare(migration: &Migration) -> Result<FiltersOf> {
     // The shards first: shut from the start.
     fence::shut_latch(links, Side::Destination).await?;
     let place = migration.place(Side::Destination);
+    if migration.task.kind != Type::Replicate {
+        copy::empty_extension_tables(links.cluster(Side::Destination), &tables).await?;
+    }
     let shards = links.sessions(Side::Destination).await?;
     try_join_all(shards.iter().map(|(_, session)| async {
         settle::tables(session, &tables, |_, _| Settings {

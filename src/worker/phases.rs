@@ -2,12 +2,14 @@
 //! that is run again does only what is missing.
 use std::rc::Rc;
 
+use crate::copy;
+use crate::cutover::sequences::Sequences;
 use crate::error::Result;
 use crate::pg::xact::transaction;
 use crate::schema;
-use crate::state::event;
 use crate::state::task::{self, Phase, Status, Task, Type};
 use crate::state::traffic as flag;
+use crate::state::{self, event, table};
 use crate::worker::coordinator::Shared;
 use crate::worker::migration::Migration;
 use crate::worker::{copying, flowing};
@@ -74,11 +76,40 @@ async fn schema_sync(task: &Task) -> Result<()> {
     let migration = Migration::load(task.clone())?;
     let source = migration.links.cluster(crate::cluster::Side::Source);
     let destination = migration.links.cluster(crate::cluster::Side::Destination);
+    let phase = schema::Phase::parse(task.options.schema_phase.as_deref().unwrap_or("pre"))?;
+    if phase == schema::Phase::Cutover {
+        sequences(&migration).await?;
+        return transaction(|| task::finish(task.id, Status::Succeeded));
+    }
     schema::plan(task, source, destination).await?;
     if !task.options.dry_run {
-        let phase = schema::Phase::parse(task.options.schema_phase.as_deref().unwrap_or("pre"))?;
         schema::install_helpers(destination).await?;
         schema::Stage::open(task.id, destination).await?.run_phase(phase).await?;
     }
     transaction(|| task::finish(task.id, Status::Succeeded))
+}
+
+/// Phase `cutover` of the schema: the shards' sequences go on where the source's are.
+async fn sequences(migration: &Migration) -> Result<()> {
+    let task = &migration.task;
+    // Listed to know which tables are sharded, and forgotten again.
+    let tables = transaction(|| {
+        copy::plan(task.id, &task.publication, &task.destination)?;
+        let tables = table::load(task.id)?;
+        table::forget_others(task.id, 0, 0)?;
+        Ok(tables)
+    })?;
+    let sequences = Sequences::load(&migration.links, &tables, task.options.sequences).await?;
+    let shards = sequences.settings(&migration.links).await?;
+    transaction(|| {
+        shards.iter().try_for_each(|(shard, settings)| {
+            state::schema::insert_sequences(task.id, *shard, settings)
+        })
+    })?;
+    if task.options.dry_run {
+        return Ok(());
+    }
+    sequences.prepare_destination(&migration.links).await?;
+    sequences.forward(&migration.links).await?;
+    transaction(|| state::schema::all_succeeded(task.id))
 }
