@@ -6,6 +6,7 @@ use pgrx::prelude::*;
 
 use crate::api::admin;
 use crate::error::{Error, Kind, Result};
+use crate::pg::index_safe::IndexSafe;
 use crate::pg::interrupt;
 use crate::pg::report::or_raise;
 use crate::pg::xact::with_new_snapshot;
@@ -47,6 +48,7 @@ fn wait_for(id: i64, until: &str, timeout: Option<Interval>) -> Result<String> {
     }
     let limit = timeout.map(duration).transpose()?;
     let began = Instant::now();
+    let _no_build_waits_for_us = IndexSafe::begin();
     loop {
         let task = with_new_snapshot(|| task::load(id))?;
         if reached(&task, target) {

@@ -9,6 +9,7 @@ pub mod ddl;
 pub mod dynamic_worker;
 pub mod encode;
 pub mod hash;
+pub mod index_safe;
 pub mod interrupt;
 pub mod memory;
 pub mod order;

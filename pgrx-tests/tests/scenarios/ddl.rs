@@ -154,6 +154,7 @@ async fn ddl_that_is_allowed_is_written_down_and_refuses_the_cutover_until_the_s
             [
                 "ALTER TABLE on public.settings",
                 "CREATE INDEX on public.settings_colour",
+                "GRANT on public.settings",
                 "DROP INDEX on public.events_tenant"
             ]
         );
@@ -225,6 +226,13 @@ async fn additive_ddl_is_replayed_in_its_place_in_the_stream_under_writers() {
                 .await?;
             session.execute(&format!("CREATE INDEX settings_c{round} ON settings (c{round}, n{round})")).await?;
         }
+        // Functions and types are not watched, and not brought to the shards.
+        session
+            .execute(
+                "CREATE FUNCTION unknown_there(text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $1';
+                 CREATE TYPE unknown_type AS ENUM ('x')",
+            )
+            .await?;
         session.execute("BEGIN").await?;
         session.execute("ALTER TABLE parted ADD COLUMN late bigint").await?;
         session.execute("INSERT INTO parted VALUES (1, 42)").await?;
@@ -237,8 +245,11 @@ async fn additive_ddl_is_replayed_in_its_place_in_the_stream_under_writers() {
             ("ALTER TABLE settings DROP COLUMN c0", "public.settings"),
             ("ALTER TABLE settings ADD COLUMN x int; ALTER TABLE settings ADD COLUMN y int", "public.settings"),
             ("DO $$ BEGIN ALTER TABLE settings ADD COLUMN z int; END $$", "public.settings"),
-            ("CREATE INDEX ON settings (lower(c0))", "public.settings_lower_idx"),
-            ("CREATE TABLE fresh (id int PRIMARY KEY)", "public.fresh"),
+            ("CREATE INDEX ON settings (unknown_there(c0))", "public.settings_unknown_there_idx"),
+            ("CREATE TABLE filled AS SELECT 1 AS id", "public.filled"),
+            ("CREATE TABLE odd (id int PRIMARY KEY, t text DEFAULT unknown_there('x'))", "public.odd"),
+            ("CREATE TABLE odd (id int PRIMARY KEY, t unknown_type)", "public.odd"),
+            ("CREATE TABLE odd (id int PRIMARY KEY, a bigint REFERENCES accounts)", "public.odd"),
             ("DROP TABLE parted_1", "parted_1"),
         ] {
             let error = session.execute(statement).await.unwrap_err();
@@ -246,6 +257,7 @@ async fn additive_ddl_is_replayed_in_its_place_in_the_stream_under_writers() {
             assert_eq!(error.sqlstate(), Some("55000"), "{statement}: {text}");
             assert!(text.contains(name) && text.contains("Replayed are"), "{statement}: {text}");
         }
+        session.execute("DROP FUNCTION unknown_there; DROP TYPE unknown_type").await?;
         load.each_acknowledged(10, STEP).await?;
         run.verb("reshard_cutover").await?;
         run.watch(&["switched"], STEP).await?;
@@ -269,6 +281,153 @@ async fn additive_ddl_is_replayed_in_its_place_in_the_stream_under_writers() {
         let error = session.execute("ALTER TABLE orders ADD COLUMN x int").await.unwrap_err();
         assert_eq!(error.sqlstate(), Some("55000"), "{error}");
         Ok(())
+    })
+    .await;
+}
+
+/// What comes up while changes flow, with rows at once and in one transaction.
+const NEW_TABLES: &[&str] = &[
+    "CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM (10) TO (20)",
+    "INSERT INTO parted SELECT generate_series(10, 19)",
+    "CREATE TABLE fresh (
+         id bigserial PRIMARY KEY, tenant_id bigint NOT NULL, t text COLLATE \"C\" DEFAULT 'x',
+         m mood DEFAULT 'ok', ms mood[], g bigint GENERATED ALWAYS AS (tenant_id * 2) STORED,
+         CHECK (tenant_id > 0), UNIQUE (tenant_id, t)) WITH (fillfactor = 80)",
+    // Large enough to be stored out of line: a moved row must not lose it.
+    "INSERT INTO fresh (tenant_id, t) SELECT g, string_agg(md5((g * i)::text), '')
+       FROM generate_series(1, 50) g, generate_series(1, 80) i GROUP BY g",
+    "UPDATE fresh SET tenant_id = tenant_id + 100",
+    "CREATE TABLE \"Odd \"\"Name\" (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, s bigint REFERENCES settings)",
+    "INSERT INTO \"Odd \"\"Name\" (s) VALUES (NULL), (NULL)",
+    "BEGIN; CREATE TABLE whole (id int PRIMARY KEY, v text); INSERT INTO whole VALUES (1, 'a'), (2, 'b');
+       UPDATE whole SET v = 'c' WHERE id = 2; INSERT INTO whole VALUES (3, 'd'); COMMIT",
+    "ALTER TABLE whole ADD COLUMN w int DEFAULT 7",
+    "CREATE INDEX ON whole (lower(v)) WHERE w > 5",
+    "BEGIN; CREATE TABLE never (id int PRIMARY KEY); INSERT INTO never VALUES (1); ROLLBACK",
+    "CREATE TABLE keyless (a int, tenant_id bigint)",
+    "INSERT INTO keyless VALUES (1, 1), (2, 2), (3, 3)",
+    "UPDATE keyless SET a = 5 WHERE a = 1",
+    "DELETE FROM keyless WHERE a = 2",
+    "CREATE SCHEMA late",
+    "CREATE TABLE late.like_orders (LIKE orders INCLUDING ALL)",
+    "INSERT INTO late.like_orders SELECT * FROM orders",
+    "CREATE TABLE levels (tenant_id bigint, id int, at date, PRIMARY KEY (tenant_id, id, at)) PARTITION BY HASH (tenant_id)",
+    "CREATE TABLE levels_0 PARTITION OF levels FOR VALUES WITH (MODULUS 1, REMAINDER 0) PARTITION BY RANGE (at)",
+    "CREATE TABLE levels_0_a PARTITION OF levels_0 (id DEFAULT 9, CONSTRAINT positive CHECK (id > 3)) DEFAULT",
+    "INSERT INTO levels VALUES (4, 5, '2020-01-01'), (5, 6, '2021-01-01')",
+    "CREATE INDEX CONCURRENTLY orders_late ON orders (stamp)",
+    "COMMENT ON TABLE whole IS 'it''s; \\ new'",
+    "COMMENT ON COLUMN orders.stamp IS 'a column'",
+    "COMMENT ON CONSTRAINT orders_pkey ON orders IS 'a key'",
+    "GRANT SELECT, INSERT ON whole TO reader WITH GRANT OPTION",
+    "GRANT UPDATE (stamp), SELECT ON orders TO reader",
+    "REVOKE SELECT ON orders FROM reader",
+    "GRANT SELECT ON settings TO PUBLIC",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_tables_comments_and_privileges_are_replayed_with_their_rows_and_there_is_a_way_back() {
+    with_extension(2, |rig| async move {
+        for server in rig.servers() {
+            server.execute("CREATE ROLE reader").await?;
+        }
+        let session = setting(&rig).await?;
+        session.execute("GRANT SELECT ON accounts TO reader").await?;
+        let run = start(&rig, "{\"ddl\": \"replay\"}").await?;
+        run.watch(&["replicating"], STEP).await?;
+        for statement in NEW_TABLES {
+            session.execute(statement).await?;
+        }
+        same_everywhere(&rig, &session).await?;
+        run.cutover(STEP).await?;
+        // The way back has them too, also those of after it.
+        let there = rig.shards[0].connect().await?;
+        there.execute("INSERT INTO whole VALUES (10, 'shard', 1); UPDATE keyless SET a = 7").await?;
+        run.rollback(STEP).await?;
+        let rows: i64 = session.one("SELECT count(*) FROM whole WHERE v = 'shard'").await?;
+        assert_eq!(rows, 1);
+        session
+            .execute("CREATE TABLE later (id bigserial PRIMARY KEY, v text); INSERT INTO later (v) VALUES ('a')")
+            .await?;
+        run.cutover(STEP).await?;
+        there.execute("INSERT INTO later (v) VALUES ('b')").await?;
+        run.rollback(STEP).await?;
+        let values = session.column("SELECT v FROM later ORDER BY 1").await?;
+        assert_eq!(values, ["a", "b"]);
+        same_everywhere(&rig, &session).await?;
+        // Nothing of it is left where it is taken back.
+        run.cancel(STEP).await
+    })
+    .await;
+}
+
+/// The rows of all new tables, and the schema, on source and shards.
+async fn same_everywhere(rig: &Arc<Rig>, session: &Session) -> Result<()> {
+    for (table, omni) in [
+        ("parted", true),
+        ("fresh", false),
+        ("\"Odd \"\"Name\"", true),
+        ("whole", true),
+        ("keyless", false),
+        ("late.like_orders", false),
+        ("levels", false),
+    ] {
+        let sum = format!(
+            "SELECT count(*) || ' ' || coalesce(sum(hashtext(t::text)::bigint), 0) FROM {table} t"
+        );
+        reshard_scenarios::wait::wait_until(STEP, "the rows to be the same", || async {
+            let here: String = session.one(&sum).await?;
+            let mut counts = Vec::new();
+            for shard in &rig.shards {
+                let there: String = shard.connect().await?.one(&sum).await?;
+                counts.push(there);
+            }
+            Ok(match omni {
+                true => counts.iter().all(|there| *there == here),
+                false => {
+                    let parts = |text: &String| -> Vec<i64> {
+                        text.split(' ').map(|n| n.parse().unwrap()).collect()
+                    };
+                    let total: Vec<i64> = (0..2)
+                        .map(|part| counts.iter().map(|text| parts(text)[part]).sum())
+                        .collect();
+                    total == parts(&here)
+                }
+            })
+        })
+        .await?;
+    }
+    let differences: Vec<String> = reshard_scenarios::oracle::same_schema(rig)?
+        .into_iter()
+        // Replica identities are the run's, increments of sequences those of a switch.
+        .filter(|d| !d.contains("REPLICA IDENTITY") && !d.contains("SEQUENCE"))
+        .collect();
+    assert_eq!(differences, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_that_is_built_concurrently_is_refused_before_it_begins() {
+    with_extension(1, |rig| async move {
+        let session = setting(&rig).await?;
+        let run = start(&rig, "{}").await?;
+        run.watch(&["replicating"], STEP).await?;
+        session.execute("SET search_path = public").await?;
+        for statement in [
+            "CREATE INDEX CONCURRENTLY late ON orders (stamp)",
+            "CREATE UNIQUE INDEX CONCURRENTLY late ON public.orders (tenant_id, id)",
+        ] {
+            let error = session.execute(statement).await.unwrap_err();
+            let text = error.sql().unwrap().full_text();
+            assert_eq!(error.sqlstate(), Some("55000"), "{text}");
+            assert!(text.contains("CREATE INDEX CONCURRENTLY on public.orders"), "{text}");
+        }
+        let left: i64 = session.one("SELECT count(*) FROM pg_index WHERE NOT indisvalid").await?;
+        assert_eq!(left, 0);
+        session.execute("CREATE UNLOGGED TABLE mine (id int)").await?;
+        session.execute("CREATE INDEX CONCURRENTLY late ON mine (id)").await?;
+        session.execute("DROP TABLE mine").await?;
+        run.cutover(STEP).await
     })
     .await;
 }

@@ -227,6 +227,38 @@ async fn every_check_of_the_schema_and_the_rows_fires_and_a_clean_database_is_cl
                 setup: "CREATE UNLOGGED TABLE volatile (id int PRIMARY KEY)", undo: "DROP TABLE volatile", ..CASE
             },
             Case {
+                check: "columnless_tables", severity: "warning", names: "hollow",
+                setup: "CREATE TABLE hollow ();; INSERT INTO hollow DEFAULT VALUES", undo: "DROP TABLE hollow", ..CASE
+            },
+            Case {
+                check: "columnless_tables", severity: "info", names: "really_hollow",
+                setup: "CREATE TABLE really_hollow ()", undo: "DROP TABLE really_hollow", ..CASE
+            },
+            Case {
+                check: "extension_tables", severity: "info", names: "of_plpgsql",
+                setup: "CREATE TABLE of_plpgsql (id int PRIMARY KEY);; ALTER EXTENSION plpgsql ADD TABLE of_plpgsql",
+                undo: "ALTER EXTENSION plpgsql DROP TABLE of_plpgsql;; DROP TABLE of_plpgsql", ..CASE
+            },
+            Case {
+                check: "subscriptions", names: "intruder",
+                setup: "CREATE SUBSCRIPTION intruder CONNECTION 'dbname=nowhere' PUBLICATION p WITH (connect = false);; INSERT INTO pg_subscription_rel (srsubid, srrelid, srsubstate) SELECT oid, 'orders'::regclass, 'r' FROM pg_subscription;; UPDATE pg_subscription SET subenabled = true, subslotname = NULL",
+                undo: "UPDATE pg_subscription SET subenabled = false;; DROP SUBSCRIPTION intruder", ..CASE
+            },
+            Case {
+                check: "roles", names: "default_giver", options: "{\"no_owner\": true}",
+                setup: "CREATE ROLE default_giver;; ALTER DEFAULT PRIVILEGES FOR ROLE default_giver GRANT SELECT ON TABLES TO PUBLIC",
+                undo: "DROP OWNED BY default_giver;; DROP ROLE default_giver", ..CASE
+            },
+            Case {
+                check: "roles", names: "frugal", options: "{\"no_owner\": true}",
+                setup: "CREATE ROLE frugal;; CREATE TABLE thrifty (id int PRIMARY KEY);; ALTER TABLE thrifty OWNER TO frugal;; REVOKE DELETE ON thrifty FROM frugal",
+                undo: "DROP TABLE thrifty;; DROP ROLE frugal", ..CASE
+            },
+            Case {
+                check: "replica_identity", severity: "info", names: "built CONCURRENTLY", options: "{\"replica_identity\": \"index\"}",
+                setup: "CREATE TABLE to_index (id bigint PRIMARY KEY, tenant_id bigint NOT NULL)", undo: "DROP TABLE to_index", ..CASE
+            },
+            Case {
                 check: "large_objects", severity: "warning", names: "1 large object",
                 setup: "SELECT lo_create(4711)", undo: "SELECT lo_unlink(4711)", ..CASE
             },
@@ -290,6 +322,7 @@ async fn every_check_of_the_schema_and_the_rows_fires_and_a_clean_database_is_cl
             .unwrap_err();
         let text = error.sql().unwrap().full_text();
         assert!(text.contains("published tables are missing on shard 0"), "{text}");
+        assert!(text.contains("reshard_schema_sync('pre'"), "{text}");
         clean(&session).await
     })
     .await;
@@ -466,7 +499,6 @@ async fn clusters(rig: &Rig, session: &Session) -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a transaction has to be open for more than a minute"]
 async fn a_transaction_that_has_been_open_for_long_is_named() {
     run_within(RigOptions::new(1), Duration::from_secs(200), |rig| async move {
         application(&rig, 10).await?;

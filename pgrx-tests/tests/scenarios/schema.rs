@@ -502,3 +502,202 @@ async fn the_progress_of_an_index_is_told_while_it_is_built() {
     })
     .await;
 }
+
+/// What a database has outside of schemas of its own, and changes of what each
+/// database begins with.
+const OUTSIDE: &str = "
+CREATE FOREIGN DATA WRAPPER \"f w\"; CREATE SERVER \"s 1\" FOREIGN DATA WRAPPER \"f w\";
+CREATE USER MAPPING FOR CURRENT_USER SERVER \"s 1\" OPTIONS (\"user\" 'u');
+CREATE FUNCTION on_ddl() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+CREATE EVENT TRIGGER \"e t\" ON ddl_command_end EXECUTE FUNCTION on_ddl();
+ALTER EVENT TRIGGER \"e t\" DISABLE;
+ALTER SCHEMA public OWNER TO owner; COMMENT ON SCHEMA public IS 'changed';
+GRANT ALL ON SCHEMA public TO reader; REVOKE ALL ON SCHEMA public FROM PUBLIC;
+ALTER DEFAULT PRIVILEGES FOR ROLE owner IN SCHEMA public GRANT ALL ON TABLES TO reader WITH GRANT OPTION;
+ALTER DEFAULT PRIVILEGES FOR ROLE owner REVOKE ALL ON FUNCTIONS FROM PUBLIC;
+CREATE TYPE pair AS (a int, b int); CREATE CAST (pair AS text) WITH INOUT AS ASSIGNMENT;
+CREATE OPERATOR public.=== (FUNCTION = int4eq, LEFTARG = int4, RIGHTARG = int4);
+CREATE OPERATOR FAMILY hashed USING hash;
+CREATE OPERATOR CLASS hashed_int FOR TYPE int4 USING hash FAMILY hashed AS OPERATOR 1 ===, FUNCTION 1 hashint4(int4);
+CREATE ACCESS METHOD heap2 TYPE TABLE HANDLER heap_tableam_handler;
+CREATE CONVERSION conversion FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8;
+CREATE TEXT SEARCH CONFIGURATION search (COPY = simple);
+CREATE TABLE t (id bigint PRIMARY KEY);
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancelled_run_leaves_no_object_behind_whatever_its_kind() {
+    with_extension(1, |rig| async move {
+        for server in rig.servers() {
+            server.execute("CREATE ROLE owner; CREATE ROLE reader").await?;
+        }
+        let before = dump(&rig.shards[0])?;
+        rig.source.execute(OUTSIDE).await?;
+        declare_whole(&rig).await?;
+        let run = Migration::start(&rig, false).await?;
+        run.watch(&["replicating"], STEP).await?;
+        assert_ne!(body(&dump(&rig.shards[0])?), body(&before));
+        run.cancel(STEP).await?;
+        assert_eq!(body(&dump(&rig.shards[0])?), body(&before));
+        Ok(())
+    })
+    .await;
+}
+
+/// A dump without what differs each time.
+fn body(dump: &str) -> Vec<&str> {
+    dump.lines().filter(|line| !line.contains("restrict ")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tables_without_columns_and_those_that_an_extension_has_filled_are_no_obstacle() {
+    with_extension(2, |rig| async move {
+        let session = rig.source.connect().await?;
+        if !has_extension(&rig, "lo").await? {
+            println!("extension lo is not installed");
+            return Ok(());
+        }
+        // Each extension may fill its own tables.
+        for server in rig.servers() {
+            server
+                .execute(
+                    "CREATE EXTENSION lo; CREATE TABLE member (id int PRIMARY KEY);
+                     INSERT INTO member VALUES (1), (2); ALTER EXTENSION lo ADD TABLE member",
+                )
+                .await?;
+        }
+        session
+            .execute(
+                "UPDATE member SET id = 3 WHERE id = 2; CREATE TABLE hollow ();
+                 CREATE TABLE t (id bigint PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 100)",
+            )
+            .await?;
+        session.execute("CREATE EXTENSION reshard").await?;
+        declare_shards(&rig, &session).await?;
+        session
+            .execute(&format!(
+                "SELECT reshard_set_sharding_key('{DESTINATION}', 'nowhere'), reshard_set_sharding_key('{DESTINATION}', 'id', relation => 't');
+                 CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES"
+            ))
+            .await?;
+        let told = session
+            .column(&format!(
+                "SELECT check_name || ' ' || object FROM reshard_preflight('{SOURCE}', '{DESTINATION}', '{PUBLICATION}')
+                  WHERE check_name IN ('columnless_tables', 'extension_tables') ORDER BY 1"
+            ))
+            .await?;
+        assert_eq!(told, ["columnless_tables public.hollow", "extension_tables public.member"]);
+        let run = Migration::start(&rig, false).await?;
+        run.watch(&["replicating"], STEP).await?;
+        session.execute("INSERT INTO member VALUES (4)").await?;
+        run.cutover(STEP).await?;
+        for shard in &rig.shards {
+            let rows = shard.connect().await?.column("SELECT id::text FROM member ORDER BY 1").await?;
+            assert_eq!(rows, ["1", "3", "4"]);
+        }
+        run.complete(STEP).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_index_is_built_for_the_replica_identity_where_that_is_asked_for_and_goes_again() {
+    with_extension(2, |rig| async move {
+        let session = rig.source.connect().await?;
+        session
+            .execute(
+                "CREATE TABLE \"Ev ents\" (\"i d\" bigint PRIMARY KEY, tenant bigint NOT NULL, body text);
+                 CREATE TABLE nullable (id bigint PRIMARY KEY, tenant bigint);
+                 CREATE TABLE has_one (id bigint PRIMARY KEY, tenant bigint NOT NULL, UNIQUE (tenant, id));
+                 INSERT INTO \"Ev ents\" SELECT g, g % 10, repeat('x', 3000) FROM generate_series(1, 500) g;
+                 INSERT INTO nullable SELECT g, g % 10 FROM generate_series(1, 500) g;
+                 INSERT INTO has_one SELECT g, g % 10 FROM generate_series(1, 500) g",
+            )
+            .await?;
+        session.execute("CREATE EXTENSION reshard").await?;
+        declare_shards(&rig, &session).await?;
+        session
+            .execute(&format!(
+                "SELECT reshard_set_sharding_key('{DESTINATION}', 'tenant'); CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES"
+            ))
+            .await?;
+        let run = Migration::call(
+            &rig,
+            &format!("SELECT reshard_start('{SOURCE}', '{DESTINATION}', '{PUBLICATION}', false, '{{\"replica_identity\": \"index\"}}')"),
+        )
+        .await?;
+        // The build must not wait for those who wait for it.
+        run.wait("replicating", STEP).await?;
+        let identities = "SELECT relname || ' ' || relreplident FROM pg_class WHERE relname IN ('Ev ents', 'nullable', 'has_one') ORDER BY 1";
+        let indexes = "SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'reshard%'";
+        assert_eq!(session.column(identities).await?, ["Ev ents i", "has_one i", "nullable f"]);
+        for server in rig.servers() {
+            let count: i64 = server.connect().await?.one(indexes).await?;
+            assert_eq!(count, 1, "{}", server.name());
+        }
+        session
+            .execute("UPDATE \"Ev ents\" SET tenant = tenant + 1; DELETE FROM \"Ev ents\" WHERE \"i d\" > 400")
+            .await?;
+        run.cutover(STEP).await?;
+        let mut rows = 0;
+        for shard in &rig.shards {
+            let there = shard.connect().await?;
+            let whole: i64 = there.one("SELECT count(*) FROM \"Ev ents\" WHERE length(body) = 3000").await?;
+            rows += whole;
+            there.execute("UPDATE \"Ev ents\" SET body = 'short' WHERE \"i d\" <= 10").await?;
+        }
+        assert_eq!(rows, 400);
+        run.rollback(STEP).await?;
+        let short: i64 = session.one("SELECT count(*) FROM \"Ev ents\" WHERE body = 'short'").await?;
+        assert_eq!(short, 10);
+        run.cutover(STEP).await?;
+        run.complete(STEP).await?;
+        assert_eq!(session.column(identities).await?, ["Ev ents d", "has_one d", "nullable d"]);
+        for server in rig.servers() {
+            let count: i64 = server.connect().await?.one(indexes).await?;
+            assert_eq!(count, 0, "{}", server.name());
+        }
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn phase_cutover_sets_the_sequences_of_the_shards_and_says_so() {
+    with_extension(2, |rig| async move {
+        let session = rig.source.connect().await?;
+        session
+            .execute(
+                "CREATE TABLE t (id bigserial PRIMARY KEY, tenant bigint); CREATE SEQUENCE \"odd ;\" INCREMENT -2;
+                 INSERT INTO t (tenant) SELECT generate_series(1, 100); SELECT nextval('\"odd ;\"')",
+            )
+            .await?;
+        session.execute("CREATE EXTENSION reshard").await?;
+        declare_shards(&rig, &session).await?;
+        session
+            .execute(&format!(
+                "SELECT reshard_set_sharding_key('{DESTINATION}', 'tenant'); CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES"
+            ))
+            .await?;
+        sync(&rig, "pre", "{}").await?;
+        sync(&rig, "post", "{}").await?;
+        // Again and again: no value is handed out twice.
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..2 {
+            let task = sync(&rig, "cutover", "{}").await?;
+            let shown = session
+                .column(&format!("SELECT shard || ' ' || status || ' ' || object_name FROM reshard.schema_sync WHERE task_id = {} AND kind = 'sequence_value' ORDER BY 1", task.id))
+                .await?;
+            assert_eq!(shown, ["0 succeeded odd ;", "0 succeeded t_id_seq", "1 succeeded odd ;", "1 succeeded t_id_seq"]);
+            for server in rig.servers() {
+                let next: i64 = server.connect().await?.one("SELECT nextval('t_id_seq')").await?;
+                assert!(next > 100 && seen.insert((server.name().to_owned(), next)), "{next}: {seen:?}");
+            }
+        }
+        let copied: i64 = session.one("SELECT count(*) FROM reshard.copy_table").await?;
+        assert_eq!(copied, 0);
+        sync(&rig, "post_cutover", "{}").await?;
+        Ok(())
+    })
+    .await;
+}
