@@ -19,8 +19,9 @@ AS $fits$
                  JOIN pg_attribute AS b ON b.attrelid = k.confrelid AND b.attnum = p.referenced
                 WHERE a.attname = x.own AND b.attname = x.referenced))
       FROM pg_constraint AS k
-     CROSS JOIN LATERAL (SELECT reshard.sharding_key_of(k.conrelid, $2),
-                                reshard.sharding_key_of(k.confrelid, $2)) AS x (own, referenced)
+     CROSS JOIN LATERAL (SELECT a.column_name, b.column_name
+                           FROM reshard.sharding_key_of(k.conrelid, $2) AS a,
+                                reshard.sharding_key_of(k.confrelid, $2) AS b) AS x (own, referenced)
      WHERE k.oid = $3
 $fits$;
 COMMENT ON FUNCTION reshard.fits_on_shards(bigint, text, oid) IS

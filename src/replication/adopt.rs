@@ -6,7 +6,7 @@
 //! travels in the stream of changes before the first row.
 use serde::Deserialize;
 
-use crate::cluster::{Cluster, Direction, Side};
+use crate::cluster::{Cluster, Direction, Method, Side};
 use crate::error::{Error, Result};
 use crate::pg::db::{self, Arg};
 use crate::remote::quote::{ident, literal};
@@ -26,7 +26,7 @@ struct Facts {
     primary_key: Vec<String>,
 }
 
-/// A table whose flows the new one joins, and how its rows are told apart there.
+/// A table whose flows the new one joins, with the same row filters.
 #[derive(Deserialize)]
 struct Model {
     wave: i32,
@@ -48,6 +48,12 @@ pub fn adopt(
 ) -> Result<Option<String>> {
     let Some(facts) = facts(task.id, relation)? else { return Ok(Some(String::new())) };
     let table = &facts.table;
+    // Where keys are mapped it would need a guard as well.
+    let is_mapped =
+        table.sharding_key(Side::Destination).is_some_and(|(_, method)| method != Method::Hash);
+    if is_mapped {
+        return Ok(None);
+    }
     let filtered = table.key_column.is_some() && destination.size() > 1;
     let Some(model) = model(task.id, relation, filtered)? else { return Ok(None) };
     let key = table.key_column.as_deref().filter(|_| filtered);
@@ -143,7 +149,7 @@ fn facts(task: i64, relation: i64) -> Result<Option<Facts>> {
 }
 
 /// The latest wave, and in it where rows are filtered a table with the same sharding
-/// key, whatever the placement is.
+/// key.
 fn model(task: i64, relation: i64, filtered: bool) -> Result<Option<Model>> {
     db::row(
         "WITH own AS ( \
