@@ -531,6 +531,11 @@ async fn a_cancelled_run_leaves_no_object_behind_whatever_its_kind() {
         for server in rig.servers() {
             server.execute("CREATE ROLE owner; CREATE ROLE reader").await?;
         }
+        if has_extension(&rig, "lo").await? {
+            // It was there before, and stays, with what depends on it.
+            rig.source.execute("CREATE EXTENSION lo").await?;
+            rig.shards[0].execute("CREATE EXTENSION lo; CREATE TABLE of_the_dba (l lo)").await?;
+        }
         let before = dump(&rig.shards[0])?;
         rig.source.execute(OUTSIDE).await?;
         declare_whole(&rig).await?;
