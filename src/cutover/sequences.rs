@@ -28,6 +28,9 @@ struct Sequence {
     omni: bool,
 }
 
+/// Names of sequences, quoted, and the statements that set them.
+pub type Settings = Vec<(String, String)>;
+
 /// Sequences of a migration and the text that reads them all in one round trip.
 pub struct Sequences {
     all: Vec<Sequence>,
@@ -155,21 +158,37 @@ impl Sequences {
         Ok(())
     }
 
-    /// What [`Sequences::forward`] would do now: for each shard the sequences, by their
-    /// quoted names, and the statements that set them.
+    /// For each shard the sequences, by their quoted names, and the statements that set
+    /// them beyond all that any server has handed out.
     ///
     /// # Errors
     /// The servers'.
-    pub async fn settings(&self, links: &Links) -> Result<Vec<(ShardNo, Vec<(String, String)>)>> {
+    pub async fn settings(&self, links: &Links) -> Result<Vec<(ShardNo, Settings)>> {
         if self.all.is_empty() {
             return Ok(Vec::new());
         }
-        let next = self.next(&links.sessions(Side::Source).await?).await?;
+        let mut servers = links.sessions(Side::Source).await?;
+        servers.extend(links.sessions(Side::Destination).await?);
+        let next = self.next(&servers).await?;
         let shards = links.cluster(Side::Destination).numbers();
         Ok(shards.map(|shard| (shard, self.settings_on(shard, &next))).collect())
     }
 
-    fn settings_on(&self, shard: ShardNo, next: &[i128]) -> Vec<(String, String)> {
+    /// Sets the shards' sequences so.
+    ///
+    /// # Errors
+    /// The servers'.
+    pub async fn set(&self, links: &Links, settings: &[(ShardNo, Settings)]) -> Result<()> {
+        self.prepare_destination(links).await?;
+        for (shard, own) in settings {
+            let session = links.session(Side::Destination, *shard).await?;
+            let statements: Vec<String> = own.iter().map(|(_, sql)| sql.clone()).collect();
+            set_all(&session, &statements).await?;
+        }
+        Ok(())
+    }
+
+    fn settings_on(&self, shard: ShardNo, next: &[i128]) -> Settings {
         let mut out = Vec::with_capacity(self.all.len());
         for (sequence, next) in self.all.iter().zip(next) {
             let lane = match (self.is_divided(sequence), self.policy) {

@@ -197,8 +197,10 @@ pub fn destination_tables(facts: &Facts<'_>) -> Vec<Finding> {
 fn missing<'f>(facts: &'f Facts<'_>, server: &Server<'_>) -> Vec<&'f str> {
     let have: BTreeSet<(&str, &str)> =
         server.existing.iter().map(|t| (t.schema_name.as_str(), t.table_name.as_str())).collect();
+    // Those of extensions come with these, and are not looked for.
     facts
         .leaves()
+        .filter(|t| t.extension.is_none())
         .filter(|t| !have.contains(&(t.schema_name.as_str(), t.table_name.as_str())))
         .map(|t| t.name.as_str())
         .collect()

@@ -50,7 +50,8 @@ fn referenced(sql: &str) -> Option<(String, String)> {
 /// The identifier that a text begins with, unquoted, and what follows it.
 pub fn identifier(text: &str) -> Option<(String, &str)> {
     let Some(quoted) = text.strip_prefix('"') else {
-        let end = text.find(|c: char| !(c.is_alphanumeric() || c == '_' || c == '$'))?;
+        let is_end = |c: char| !(c.is_alphanumeric() || c == '_' || c == '$');
+        let end = text.find(is_end).unwrap_or(text.len());
         return (end > 0).then(|| (text[..end].to_owned(), &text[end..]));
     };
     let mut name = String::new();

@@ -202,6 +202,14 @@ mod tests {
     }
 
     #[test]
+    fn a_name_may_end_the_statement() {
+        assert_eq!(
+            inverse("operator_family", "f", "CREATE OPERATOR FAMILY s.f USING hash").as_deref(),
+            Some("DROP OPERATOR FAMILY IF EXISTS \"s\".\"f\" USING \"hash\" CASCADE")
+        );
+    }
+
+    #[test]
     fn default_privileges_are_turned_round() {
         let is = |sql, expected: &str| {
             assert_eq!(inverse("default_privileges", "TABLES", sql).as_deref(), Some(expected));

@@ -286,11 +286,16 @@ fn is_setting(sql: &str) -> bool {
 /// comes back with the preamble itself. Separators stand on lines of their own,
 /// since a statement may end with a comment.
 fn text(statement: &Statement, preamble: &[String]) -> String {
+    // One that is there already must be noticed: it is not ours to drop.
+    let sql = match statement.sql.strip_prefix("CREATE EXTENSION IF NOT EXISTS ") {
+        Some(rest) => format!("CREATE EXTENSION {rest}"),
+        None => statement.sql.clone(),
+    };
     if statement.settings.is_empty() {
-        return statement.sql.clone();
+        return sql;
     }
     let mut parts: Vec<String> = statement.settings.clone();
-    parts.push(statement.sql.clone());
+    parts.push(sql);
     parts.extend(resets(&statement.settings, preamble));
     parts.join("\n;\n")
 }
@@ -361,6 +366,13 @@ mod tests {
         );
         assert_eq!(of("CREATE INDEX i ON ONLY s.t USING btree (c)"), None);
         assert_eq!(of("ALTER TABLE s.t ADD PRIMARY KEY (c)"), None);
+    }
+
+    #[test]
+    fn an_extension_that_is_there_already_is_noticed() {
+        let sql = "CREATE EXTENSION IF NOT EXISTS lo WITH SCHEMA s".to_owned();
+        let statement = Statement { sql, ..statement(&[]) };
+        assert_eq!(text(&statement, &[]), "CREATE EXTENSION lo WITH SCHEMA s");
     }
 
     #[test]

@@ -5,9 +5,10 @@ use crate::remote::{connect, Connection, Endpoint, Purpose};
 use crate::schema::inverse;
 use crate::state::schema::{self, Statement};
 
-/// What an object is missing for when what it belongs to is gone already: a table, a
-/// schema, a type or function, another object.
-const GONE: &[&str] = &["42P01", "3F000", "42704", "42883"];
+/// Why an object is not dropped by itself: what it belongs to is gone already (a table,
+/// a schema, a type or function, another object), or it is the part of a partition and
+/// goes with the one of the table above it.
+const PASSED_OVER: &[&str] = &["42P01", "3F000", "42704", "42883", "42P16", "2BP01"];
 
 /// Drops all objects that statements of this task made on one shard, the latest
 /// first. What was there before the task is left alone; what is gone is no error.
@@ -24,7 +25,7 @@ pub async fn drop_created(task: i64, shard: &Endpoint) -> Result<()> {
     for statement in made.iter().rev() {
         if let Some(sql) = inverse::of(statement) {
             match session.batch(&sql).await {
-                Err(error) if GONE.contains(&error.sqlstate()) => {}
+                Err(error) if PASSED_OVER.contains(&error.sqlstate()) => {}
                 outcome => outcome?,
             }
         } else if is_routine(statement) {

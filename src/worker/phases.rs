@@ -124,7 +124,6 @@ async fn sequences(migration: &Migration) -> Result<()> {
     if task.options.dry_run {
         return Ok(());
     }
-    sequences.prepare_destination(&migration.links).await?;
-    sequences.forward(&migration.links).await?;
+    sequences.set(&migration.links, &shards).await?;
     transaction(|| state::schema::all_succeeded(task.id))
 }
