@@ -15,50 +15,35 @@ pub const DESTINATION: &str = "prod_sharded";
 /// Name of the user's publication in all scenarios.
 pub const PUBLICATION: &str = "all_tables";
 
-/// CREATE EXTENSION, both clusters, the sharding key, a publication of all tables.
+/// CREATE EXTENSION, both clusters, the sharding key, a publication of all tables. A
+/// source of several shards has the same sharding key.
 pub async fn declare(rig: &Rig, sharding_key: &str) -> Result<()> {
+    let sources: Vec<String> = rig.sources().into_iter().map(Server::conninfo).collect();
     let shards: Vec<String> = rig.shards.iter().map(Server::conninfo).collect();
-    declare_at(rig, sharding_key, &rig.source.conninfo(), &shards).await
+    declare_at(rig, sharding_key, &sources, &shards).await
 }
 
 /// The same with connection strings other than the servers' own.
 pub async fn declare_at(
     rig: &Rig,
     sharding_key: &str,
-    source: &str,
+    sources: &[String],
     shards: &[String],
 ) -> Result<()> {
-    let session = rig.source.connect().await?;
-    session.execute("CREATE EXTENSION IF NOT EXISTS reshard").await?;
-    declare_all(&session, source, shards).await?;
-    for sql in rig.placement.declaration(DESTINATION, sharding_key) {
-        session.execute(&sql).await?;
-    }
-    session.execute(&format!("CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES")).await
-}
-
-/// [`declare`] for a source of several shards, which have the same sharding key.
-pub async fn declare_several(rig: &Rig, sharding_key: &str) -> Result<()> {
-    for node in &rig.nodes {
+    for node in rig.sources() {
         node.execute("CREATE EXTENSION IF NOT EXISTS reshard").await?;
         node.execute(&format!("CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES")).await?;
     }
     let session = rig.source.connect().await?;
-    session.execute("CREATE EXTENSION IF NOT EXISTS reshard").await?;
-    session.execute(&format!("CREATE PUBLICATION {PUBLICATION} FOR ALL TABLES")).await?;
-    let shards: Vec<&Server> = rig.shards.iter().collect();
-    let (source, destination) = (&rig.source_placement, &rig.placement);
-    for (cluster, servers, placement) in
-        [(SOURCE, rig.sources(), source), (DESTINATION, shards, destination)]
-    {
-        for (number, server) in servers.iter().enumerate() {
-            let conninfo = literal(&server.conninfo());
-            session
-                .execute(&format!("SELECT reshard_add_shard('{cluster}', {number}, {conninfo})"))
-                .await?;
-        }
-        for sql in placement.declaration(cluster, sharding_key) {
-            session.execute(&sql).await?;
+    declare_all(&session, sources, shards).await?;
+    for (cluster, size, placement) in [
+        (SOURCE, sources.len(), &rig.source_placement),
+        (DESTINATION, shards.len(), &rig.placement),
+    ] {
+        if cluster == DESTINATION || size > 1 {
+            for sql in placement.declaration(cluster, sharding_key) {
+                session.execute(&sql).await?;
+            }
         }
     }
     Ok(())
@@ -67,20 +52,17 @@ pub async fn declare_several(rig: &Rig, sharding_key: &str) -> Result<()> {
 /// Declares the source as cluster `prod` and all shards as cluster `prod_sharded`.
 pub async fn declare_shards(rig: &Rig, session: &Session) -> Result<()> {
     let shards: Vec<String> = rig.shards.iter().map(Server::conninfo).collect();
-    declare_all(session, &rig.source.conninfo(), &shards).await
+    declare_all(session, &[rig.source.conninfo()], &shards).await
 }
 
-async fn declare_all(session: &Session, source: &str, shards: &[String]) -> Result<()> {
-    session
-        .execute(&format!("SELECT reshard_add_shard('{SOURCE}', 0, {})", literal(source)))
-        .await?;
-    for (number, shard) in shards.iter().enumerate() {
-        session
-            .execute(&format!(
-                "SELECT reshard_add_shard('{DESTINATION}', {number}, {})",
-                literal(shard)
-            ))
-            .await?;
+async fn declare_all(session: &Session, sources: &[String], shards: &[String]) -> Result<()> {
+    for (cluster, servers) in [(SOURCE, sources), (DESTINATION, shards)] {
+        for (number, server) in servers.iter().enumerate() {
+            let conninfo = literal(server);
+            session
+                .execute(&format!("SELECT reshard_add_shard('{cluster}', {number}, {conninfo})"))
+                .await?;
+        }
     }
     Ok(())
 }

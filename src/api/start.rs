@@ -9,7 +9,7 @@ use crate::pg::shmem;
 use crate::preflight::Verb;
 use crate::schema;
 use crate::state::options::Options;
-use crate::state::task::{self, NewTask, Status, Task, Type};
+use crate::state::task::{self, NewTask, Status, Type};
 use crate::state::{cluster, traffic};
 
 /// Moves the tables of a publication from one cluster to another: schema, copy,
@@ -142,11 +142,10 @@ fn start(
     Ok(id)
 }
 
-/// The task that does this already; an error where another one is in the way.
+/// The task that does this already; an error where another one is in the way: the
+/// fence is one for the whole database.
 fn running(kind: Type, source: &str, destination: &str, publication: &str) -> Result<Option<i64>> {
-    let used =
-        |t: &Task| [&t.source, &t.destination].into_iter().any(|c| c == source || c == destination);
-    let Some(other) = task::live_migrations()?.into_iter().find(used) else { return Ok(None) };
+    let Some(other) = task::live_migrations()?.into_iter().next() else { return Ok(None) };
     let same = other.source == source
         && other.destination == destination
         && other.publication == publication
@@ -160,7 +159,7 @@ fn running(kind: Type, source: &str, destination: &str, publication: &str) -> Re
         Status::Failed => format!("Go on with SELECT reshard_resume({id}); or end it with SELECT reshard_cancel({id});"),
         _ => format!("End it first: SELECT reshard_cancel({id}); or, after the switch, SELECT reshard_complete({id});"),
     };
-    Err(Error::state(format!("migration {id} uses these clusters"))
+    Err(Error::state(format!("migration {id} uses this database"))
         .detail(format!(
             "It moves publication \"{}\" from \"{}\" to \"{}\"; its status is {}, its phase {}.",
             other.publication,

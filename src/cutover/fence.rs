@@ -8,6 +8,7 @@ use std::time::Duration;
 use futures::future::try_join_all;
 
 use crate::cluster::Side;
+use crate::cutover::bounds::Bounds;
 use crate::cutover::{failpoint, Step};
 use crate::error::{Error, Kind, Result};
 use crate::gucs::DrainAction;
@@ -54,22 +55,17 @@ impl Lease {
     }
 
     /// Waits until all transactions that have written have ended, and holds those
-    /// that are about to write, on all shards at the same time, for at most `hold`:
+    /// that are about to write, on all shards at the same time, for at most so long:
     /// then the server itself ends a session that says nothing. Returns whom it
     /// had to end.
     ///
     /// # Errors
-    /// 55P03 after `timeout`, with the transactions in the way.
-    pub async fn take(
-        &self,
-        timeout: Duration,
-        action: DrainAction,
-        hold: Duration,
-    ) -> Result<Vec<String>> {
+    /// 55P03 when they did not end in time, with the transactions in the way.
+    pub async fn take(&self, bounds: &Bounds) -> Result<Vec<String>> {
         let ended =
             try_join_all(self.sessions.iter().enumerate().map(|(nr, session)| async move {
                 failpoint::reach_partly(Step::Lease, nr).await?;
-                take_on(session, timeout, action, hold).await
+                take_on(session, bounds).await
             }))
             .await?;
         Ok(ended.into_iter().flatten().collect())
@@ -103,19 +99,15 @@ impl Lease {
     }
 }
 
-async fn take_on(
-    session: &Connection,
-    timeout: Duration,
-    action: DrainAction,
-    hold: Duration,
-) -> Result<Vec<String>> {
+async fn take_on(session: &Connection, bounds: &Bounds) -> Result<Vec<String>> {
+    let timeout = bounds.drain;
     let sql = format!(
         "SET lock_timeout = {}; SELECT pg_advisory_lock({}, {}); SET lock_timeout = 0; \
          SET idle_session_timeout = {}",
         timeout.as_millis().max(1),
         KEY.0,
         KEY.1,
-        hold.as_millis()
+        bounds.lease().as_millis()
     );
     match session.batch(&sql).await {
         Ok(()) => return Ok(Vec::new()),
@@ -123,7 +115,7 @@ async fn take_on(
         Err(_) => {}
     }
     let mut ended = Vec::new();
-    if action == DrainAction::Terminate {
+    if bounds.action == DrainAction::Terminate {
         ended = blockers::end_advisory(session, KEY, timeout).await?;
         match session.batch(&sql).await {
             Ok(()) => return Ok(ended),

@@ -9,6 +9,7 @@
 //!   after the old one's was shut and the switch was committed;
 //! * the commit point is one row of `reshard.traffic`: before it every failure
 //!   ends with the old cluster open, after it with the new one open.
+pub mod bounds;
 pub mod check;
 pub mod failpoint;
 pub mod fence;

@@ -27,7 +27,7 @@ pub async fn run(switch: &Switch<'_>, interrupted: &cutover::Cutover) -> Result<
         )
     })?;
     if committed {
-        return switch.finish(interrupted.id, &interrupted.to_cluster, flag.epoch).await;
+        return switch.finish(&interrupted.to_cluster, flag.epoch).await;
     }
     // Nobody knows how far it came.
     switch.at.set(Step::StartFlow);

@@ -3,12 +3,12 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use crate::cluster::{Direction, Side};
+use crate::cutover::bounds::Bounds;
 use crate::cutover::failpoint::{self, Moment};
 use crate::cutover::fence::{self, Lease};
 use crate::cutover::sequences::Sequences;
 use crate::cutover::{check, Step};
 use crate::error::{Context, Error, Kind, Result};
-use crate::gucs;
 use crate::pg::xact::{transaction, transaction_async};
 use crate::remote::Links;
 use crate::replication::{handoff, marker, subscription};
@@ -26,6 +26,8 @@ pub struct Switch<'a> {
     pub links: &'a Links,
     /// The migration.
     pub task_id: i64,
+    /// Its row of `reshard.cutover`, with step `prepare` written down.
+    pub id: i64,
     /// Name of the traffic's row: the source cluster's.
     pub traffic: &'a str,
     /// The flows that traffic moves along.
@@ -38,8 +40,12 @@ pub struct Switch<'a> {
     pub sequences: &'a Sequences,
     /// Tables of the migration.
     pub tables: &'a [Table],
+    /// The user's publication, which names them.
+    pub publication: &'a str,
     /// What is left out.
     pub extent: Extent,
+    /// How long it waits.
+    pub bounds: Bounds,
     /// The step that is at work.
     pub at: Cell<Step>,
 }
@@ -72,9 +78,9 @@ impl Switch<'_> {
     }
 
     /// A step begins: it is written down first.
-    async fn begin(&self, id: i64, step: Step) -> Result<()> {
+    async fn begin(&self, step: Step) -> Result<()> {
         self.at.set(step);
-        transaction_async(|| cutover::step(id, step.as_str()))?;
+        transaction_async(|| cutover::step(self.id, step.as_str()))?;
         failpoint::reach(step, Moment::Written).await
     }
 
@@ -93,27 +99,23 @@ impl Switch<'_> {
     /// Before the commit point: whatever stopped it; the old cluster is open
     /// again. After it: what is left to do is done by [`super::recover`].
     pub async fn run(&self) -> Result<Duration> {
-        let from = self.links.cluster(self.from()).name.clone();
-        let to = self.links.cluster(self.to()).name.clone();
-        let id = transaction(|| {
-            cutover::begin(self.task_id, self.direction, &from, &to, self.extent.is_dry())
-        })?;
+        let to = self.links.cluster(self.to()).name.as_str();
         // Kept until a cluster is open again: its sessions hold the writers.
         let mut lease = None;
-        match self.until_commit(id, &to, &mut lease).await {
+        match self.until_commit(to, &mut lease).await {
             Ok(Reached::Commit { epoch, began }) => {
                 self.done().await?;
-                self.open(id, &to, epoch).await?;
+                self.open(to, epoch).await?;
                 let pause = began.elapsed();
                 drop(lease);
                 self.done().await?;
-                self.exchange_flows(id, &to, epoch, Some(pause)).await?;
+                self.exchange_flows(to, epoch, Some(pause)).await?;
                 Ok(pause)
             }
             Ok(Reached::End { expected }) => {
                 drop(lease);
                 self.undo().await.context("could not open the old cluster again")?;
-                self.note_dry_run(id, expected)?;
+                self.note_dry_run(expected)?;
                 Ok(Duration::ZERO)
             }
             Err(error) => {
@@ -125,24 +127,24 @@ impl Switch<'_> {
                     return Err(error);
                 }
                 self.undo().await.context("could not open the old cluster again")?;
-                transaction(|| cutover::abort(id, &error))?;
+                transaction(|| cutover::abort(self.id, &error))?;
                 Err(error)
             }
         }
     }
 
     /// All steps up to and with the commit point.
-    async fn until_commit(&self, id: i64, to: &str, lease: &mut Option<Lease>) -> Result<Reached> {
-        self.begin(id, Step::Prepare).await?;
+    async fn until_commit(&self, to: &str, lease: &mut Option<Lease>) -> Result<Reached> {
+        failpoint::reach(Step::Prepare, Moment::Written).await?;
         let (lease, answer) = self.prepare(lease).await?;
         self.done().await?;
-        let grace = Duration::from_millis(gucs::PAUSE_GRACE.get().unsigned_abs().into());
+        let Bounds { hold, grace, .. } = self.bounds;
         if self.extent == Extent::Checks {
             // Barrier, then handoff, latch, commit and opening: a commit for each.
             return Ok(Reached::End { expected: grace + answer.marker + 4 * answer.commit });
         }
 
-        self.begin(id, Step::Pause).await?;
+        self.begin(Step::Pause).await?;
         let began = Instant::now();
         if self.extent == Extent::Whole {
             transaction_async(|| traffic::set_state(self.traffic, "paused"))?;
@@ -151,7 +153,7 @@ impl Switch<'_> {
         }
         self.done().await?;
 
-        let within = tokio::time::timeout(self.limit(), self.fenced(id, lease, to));
+        let within = tokio::time::timeout(hold, self.fenced(lease, to));
         match within.await {
             Ok(Ok(Some(epoch))) => Ok(Reached::Commit { epoch, began }),
             // What a dry run leaves out: latch, commit and opening.
@@ -162,7 +164,7 @@ impl Switch<'_> {
             Err(_) => Err(Error::new(Kind::LockNotAvailable, "the cutover took too long")
                 .detail(format!(
                     "It held writers for {} ms and was in step \"{}\".",
-                    self.limit().as_millis(),
+                    hold.as_millis(),
                     self.at.get().as_str()
                 ))
                 .hint("See the durations in reshard.cutovers, or raise reshard.cutover_timeout.")),
@@ -172,6 +174,8 @@ impl Switch<'_> {
     /// What can be done, and found out, before anyone is held.
     async fn prepare<'l>(&self, lease: &'l mut Option<Lease>) -> Result<(&'l Lease, Answer)> {
         check::no_other_subscription(self.links, self.from(), self.tables).await?;
+        check::no_table_left_behind(self.links, self.direction, self.publication, self.tables)
+            .await?;
         if self.direction == Direction::Forward {
             self.sequences.prepare_destination(self.links).await?;
         }
@@ -185,34 +189,35 @@ impl Switch<'_> {
         let lease = lease.insert(Lease::open(self.links, self.from()).await?);
         // Twice: the first may wake a flow that slept, the second is the measure.
         marker::round_trip(self.links, self.flows, LIVENESS_TIMEOUT).await?;
-        let marker = marker::round_trip(self.links, self.flows, self.limit()).await?;
+        let marker = marker::round_trip(self.links, self.flows, self.bounds.marker()).await?;
         let began = Instant::now();
         handoff::positions(self.links, self.opposite).await?;
         Ok((lease, Answer { marker, commit: began.elapsed() }))
     }
 
     /// The steps that clients wait for.
-    async fn fenced(&self, id: i64, lease: &Lease, to: &str) -> Result<Option<i64>> {
-        self.begin(id, Step::Lease).await?;
-        let drain = Duration::from_millis(gucs::DRAIN_TIMEOUT.get().unsigned_abs().into());
-        let hold = self.limit() + Duration::from_secs(1);
-        let ended = lease.take(drain.min(self.limit()), gucs::DRAIN_ACTION.get(), hold).await?;
+    async fn fenced(&self, lease: &Lease, to: &str) -> Result<Option<i64>> {
+        self.begin(Step::Lease).await?;
+        let ended = lease.take(&self.bounds).await?;
         self.note_ended(&ended)?;
         self.done().await?;
 
         // The markers travel while the sequences are set.
-        self.begin(id, Step::Sequences).await?;
+        self.begin(Step::Sequences).await?;
         let markers = marker::send(self.links, self.flows).await?;
         match self.direction {
             Direction::Forward => self.sequences.forward(self.links).await?,
             Direction::Reverse => self.sequences.reverse(self.links).await?,
         }
         self.done().await?;
-        self.begin(id, Step::Barrier).await?;
-        markers.arrive(self.links, self.flows, self.limit()).await?;
+        self.begin(Step::Barrier).await?;
+        futures::try_join!(
+            markers.arrive(self.links, self.flows, self.bounds.hold),
+            check::fence_is_whole(self.links, self.from(), self.tables)
+        )?;
         self.done().await?;
 
-        self.begin(id, Step::Handoff).await?;
+        self.begin(Step::Handoff).await?;
         let positions = handoff::positions(self.links, self.opposite).await?;
         self.partly().await?;
         handoff::begin_at(self.links, self.opposite, &positions).await?;
@@ -221,14 +226,14 @@ impl Switch<'_> {
             return Ok(None);
         }
 
-        self.begin(id, Step::Latch).await?;
+        self.begin(Step::Latch).await?;
         lease.shut().await?;
         self.done().await?;
 
-        self.begin(id, Step::Commit).await?;
+        self.begin(Step::Commit).await?;
         let epoch = transaction(|| {
-            let epoch = traffic::switch(self.traffic, to)?;
-            cutover::set_epoch(id, epoch)?;
+            let epoch = traffic::switch(self.traffic, to, self.bounds.hold)?;
+            cutover::set_epoch(self.id, epoch)?;
             flow::set_live(self.task_id, Some(self.direction.opposite()))?;
             failpoint::reach_within(Step::Commit, Moment::Partial)?;
             Ok(epoch)
@@ -240,16 +245,16 @@ impl Switch<'_> {
     ///
     /// # Errors
     /// The servers'; it has to be repeated then.
-    pub async fn finish(&self, id: i64, to: &str, epoch: i64) -> Result<()> {
+    pub async fn finish(&self, to: &str, epoch: i64) -> Result<()> {
         fence::shut_latch_again(self.links, self.from()).await?;
-        self.open(id, to, epoch).await?;
+        self.open(to, epoch).await?;
         self.done().await?;
-        self.exchange_flows(id, to, epoch, None).await
+        self.exchange_flows(to, epoch, None).await
     }
 
     /// Lets writers into the new cluster. Repeatable.
-    async fn open(&self, id: i64, to: &str, epoch: i64) -> Result<()> {
-        self.begin(id, Step::Open).await?;
+    async fn open(&self, to: &str, epoch: i64) -> Result<()> {
+        self.begin(Step::Open).await?;
         fence::open_with_flag(self.links, self.to(), self.traffic, to, epoch).await?;
         // A crash that loses it is recovered from by doing it again.
         transaction_async(|| traffic::set_state(self.traffic, "open"))
@@ -257,15 +262,9 @@ impl Switch<'_> {
 
     /// Stops the flow that traffic moved along and starts the opposite one.
     /// Repeatable.
-    async fn exchange_flows(
-        &self,
-        id: i64,
-        to: &str,
-        epoch: i64,
-        pause: Option<Duration>,
-    ) -> Result<()> {
+    async fn exchange_flows(&self, to: &str, epoch: i64, pause: Option<Duration>) -> Result<()> {
         let pause = pause.map(milliseconds);
-        self.begin(id, Step::StopFlow).await?;
+        self.begin(Step::StopFlow).await?;
         fence::write_flag(self.links, self.from(), self.traffic, to, epoch).await?;
         for (nr, (shard, session)) in self.links.sessions(self.to()).await?.into_iter().enumerate()
         {
@@ -284,7 +283,7 @@ impl Switch<'_> {
         }
         self.done().await?;
 
-        self.begin(id, Step::StartFlow).await?;
+        self.begin(Step::StartFlow).await?;
         for (nr, (shard, session)) in
             self.links.sessions(self.from()).await?.into_iter().enumerate()
         {
@@ -295,7 +294,7 @@ impl Switch<'_> {
         }
         self.done().await?;
         transaction(|| {
-            cutover::succeed(id, pause)?;
+            cutover::succeed(self.id, pause)?;
             let phase = match self.direction {
                 Direction::Forward => task::Phase::Switched,
                 Direction::Reverse => task::Phase::RolledBack,
@@ -327,16 +326,16 @@ impl Switch<'_> {
         opened
     }
 
-    fn note_dry_run(&self, id: i64, expected: Duration) -> Result<()> {
+    fn note_dry_run(&self, expected: Duration) -> Result<()> {
         let pause = milliseconds(expected);
         transaction(|| {
-            cutover::succeed(id, Some(pause))?;
+            cutover::succeed(self.id, Some(pause))?;
             event::write(
                 Some(self.task_id),
                 event::Severity::Info,
                 "dry_run",
                 &format!("all checks passed; a switch would hold writers for about {pause:.0} ms"),
-                serde_json::json!({ "cutover": id, "pause_ms": pause }),
+                serde_json::json!({ "cutover": self.id, "pause_ms": pause }),
             )
         })
     }
@@ -356,13 +355,9 @@ impl Switch<'_> {
         })
     }
 
-    fn limit(&self) -> Duration {
-        Duration::from_millis(gucs::CUTOVER_TIMEOUT.get().unsigned_abs().into())
-    }
-
     /// Waits until every registered pooler has acknowledged the pause.
     async fn wait_for_poolers(&self) -> Result<()> {
-        let limit = Duration::from_millis(gucs::POOLER_ACK_TIMEOUT.get().unsigned_abs().into());
+        let limit = self.bounds.poolers;
         let began = Instant::now();
         loop {
             let missing = transaction(|| traffic::poolers_not_paused(self.traffic))?;

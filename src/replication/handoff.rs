@@ -2,6 +2,7 @@
 //! present while it waits, and set to begin exactly at the handoff.
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
 
@@ -10,20 +11,26 @@ use crate::error::{Error, Result};
 use crate::remote::quote::literal;
 use crate::remote::{Connection, Links};
 use crate::replication::filter::{self, FiltersOf};
-use crate::replication::{publication, slot, subscription};
+use crate::replication::{publication, slot, subscription, trial};
 use crate::state::flow::Flow;
 use crate::state::table::Table;
 
+/// How long a worker that has been told to end may still use its flow's origin.
+const WORKER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often that is looked at.
+const POLL: Duration = Duration::from_millis(10);
+
 /// Makes publications, slots and disabled subscriptions of the reverse
-/// direction. Omni tables flow back from shard 0 alone, to every source shard.
+/// direction. Omni tables flow back from shard 0 alone, to every source shard. New
+/// slots wait for open transactions no longer than `timeout`.
 ///
 /// # Errors
-/// The servers'; 53400 where a shard has no free slot.
+/// The servers'; those of [`renew_slots`].
 pub async fn prepare_reverse(
     links: &Links,
     flows: &[Flow],
     tables: &[Table],
-    binary: bool,
+    timeout: Duration,
 ) -> Result<()> {
     let (publisher, subscriber) = (Direction::Reverse.publisher(), Direction::Reverse.subscriber());
     let placed_on = links.cluster(subscriber);
@@ -44,17 +51,34 @@ pub async fn prepare_reverse(
                 .cloned()
                 .collect();
             let filters = filter::of_publisher(filters, shard)?;
-            publication::create(&session, flow, &own, filters, flow.shard_on(subscriber)).await?;
-            slot::create(&session, &flow.slot_name).await
+            publication::create(&session, flow, &own, filters, flow.shard_on(subscriber)).await
         }
     }))
     .await?;
+    renew_slots(links, flows, timeout).await?;
     for flow in flows {
         let publisher = links.endpoint(publisher, flow.shard_on(publisher))?;
         let session = links.session(subscriber, flow.shard_on(subscriber)).await?;
-        subscription::create(&session, publisher, flow, binary).await?;
+        subscription::create(&session, publisher, flow, false, &trial::pending(flow)).await?;
     }
     Ok(())
+}
+
+/// Makes the slots of flows that wait where they are missing, or have lost WAL:
+/// nothing before the handoff is wanted from them.
+///
+/// # Errors
+/// The servers'; 53400 where one has no free slot; 55P03 where open transactions
+/// on one don't end.
+pub async fn renew_slots(links: &Links, flows: &[Flow], timeout: Duration) -> Result<()> {
+    try_join_all(flows.iter().map(|flow| async move {
+        let side = flow.direction.publisher();
+        let session = links.session(side, flow.shard_on(side)).await?;
+        slot::drop_lost(&session, &flow.slot_name).await?;
+        slot::create(&session, &flow.slot_name, timeout).await
+    }))
+    .await
+    .map(drop)
 }
 
 /// Moves the slots of flows that wait, and their subscribers' origins, to the end
@@ -175,5 +199,15 @@ async fn advance_origins(
             literal(&flow.subscription_name)
         ));
     }
-    session.batch(&statements.join("; ")).await
+    let sql = statements.join("; ");
+    let began = Instant::now();
+    loop {
+        match session.batch(&sql).await {
+            // The last of its worker.
+            Err(error) if error.sqlstate() == "55006" && began.elapsed() < WORKER_TIMEOUT => {
+                tokio::time::sleep(POLL).await;
+            }
+            outcome => return outcome,
+        }
+    }
 }

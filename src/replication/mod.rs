@@ -15,3 +15,4 @@ pub mod publication;
 pub mod settle;
 pub mod slot;
 pub mod subscription;
+pub mod trial;

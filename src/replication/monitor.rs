@@ -1,5 +1,7 @@
 //! Looks at flows: how far they are, what they keep, what is wrong with them.
 use std::collections::HashMap;
+use std::future::Future;
+use std::rc::Rc;
 
 use futures::future::try_join_all;
 use futures::join;
@@ -31,7 +33,7 @@ struct Subscription {
 /// # Errors
 /// A server can't be reached.
 pub async fn observe(links: &Links, flows: &[Flow]) -> Result<Vec<Observation>> {
-    let (slots, subscriptions) = join!(all_slots(links), all_subscriptions(links));
+    let (slots, subscriptions) = join!(everywhere(links, slots), everywhere(links, subscriptions));
     let (slots, subscriptions) = (slots?, subscriptions?);
     Ok(flows
         .iter()
@@ -99,19 +101,26 @@ fn judge(flow: &Flow, slot: Option<&Slot>, subscription: Option<&Subscription>) 
     }
 }
 
-async fn all_slots(links: &Links) -> Result<HashMap<Key, Slot>> {
+/// What `look` finds on every server of both clusters, by side, shard and name.
+async fn everywhere<T, Fut>(
+    links: &Links,
+    look: impl Fn(Rc<Connection>, Side) -> Fut,
+) -> Result<HashMap<Key, T>>
+where
+    Fut: Future<Output = Result<Vec<(String, T)>>>,
+{
     let mut out = HashMap::new();
     for side in [Side::Source, Side::Destination] {
         let sessions = links.sessions(side).await?;
-        let found = try_join_all(sessions.iter().map(|(_, session)| slots(session))).await?;
-        for ((shard, _), slots) in sessions.iter().zip(found) {
-            out.extend(slots.into_iter().map(|(name, slot)| (key(side, *shard, &name), slot)));
+        let found = try_join_all(sessions.iter().map(|(_, s)| look(Rc::clone(s), side))).await?;
+        for ((shard, _), found) in sessions.iter().zip(found) {
+            out.extend(found.into_iter().map(|(name, one)| (key(side, *shard, &name), one)));
         }
     }
     Ok(out)
 }
 
-async fn slots(session: &Connection) -> Result<Vec<(String, Slot)>> {
+async fn slots(session: Rc<Connection>, _: Side) -> Result<Vec<(String, Slot)>> {
     let rows = session
         .query(
             "SELECT slot_name::text, active, confirmed_flush_lsn::text, \
@@ -138,21 +147,7 @@ async fn slots(session: &Connection) -> Result<Vec<(String, Slot)>> {
         .collect()
 }
 
-async fn all_subscriptions(links: &Links) -> Result<HashMap<Key, Subscription>> {
-    let mut out = HashMap::new();
-    for side in [Side::Source, Side::Destination] {
-        let sessions = links.sessions(side).await?;
-        let found = try_join_all(sessions.iter().map(|(_, s)| subscriptions(s, side))).await?;
-        for ((shard, _), subscriptions) in sessions.iter().zip(found) {
-            for (name, subscription) in subscriptions {
-                out.insert(key(side, *shard, &name), subscription);
-            }
-        }
-    }
-    Ok(out)
-}
-
-async fn subscriptions(session: &Connection, side: Side) -> Result<Vec<(String, Subscription)>> {
+async fn subscriptions(session: Rc<Connection>, side: Side) -> Result<Vec<(String, Subscription)>> {
     // The extension, which listens to errors, is on the source's shards.
     let last_error = match side {
         Side::Source => "CASE WHEN w.pid IS NULL THEN reshard_apply_error(s.oid) END",

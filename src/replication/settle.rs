@@ -214,6 +214,23 @@ fn fence_statements(name: &str, place: Place<'_>, parts: bool) -> Vec<String> {
 /// # Errors
 /// As [`tables`].
 pub async fn fence(session: &Connection, tables: &[Table], place: Place<'_>) -> Result<()> {
+    for (name, parts) in unfenced(session, tables, place).await? {
+        let statements = fence_statements(&name, place, parts);
+        locked::batch(session, &name, &statements.join("; ")).await?;
+    }
+    Ok(())
+}
+
+/// Relations of the migration that have no fence now, and whether each shard has a
+/// part of them.
+///
+/// # Errors
+/// The server's.
+pub async fn unfenced(
+    session: &Connection,
+    tables: &[Table],
+    place: Place<'_>,
+) -> Result<Vec<(String, bool)>> {
     let parts: Vec<bool> = tables.iter().map(|t| place.has_parts_of(t)).collect();
     let names: Vec<String> = tables.iter().map(Table::qualified).collect();
     let rows = session
@@ -233,13 +250,12 @@ pub async fn fence(session: &Connection, tables: &[Table], place: Place<'_>) -> 
             &[&names, &FENCE_TRIGGER, &parts],
         )
         .await?;
-    for row in rows {
-        let get = |e: tokio_postgres::Error| session.error(&e);
-        let name: String = row.try_get(0).map_err(get)?;
-        let statements = fence_statements(&name, place, row.try_get(1).map_err(get)?);
-        locked::batch(session, &name, &statements.join("; ")).await?;
-    }
-    Ok(())
+    rows.iter()
+        .map(|row| {
+            let get = |e: tokio_postgres::Error| session.error(&e);
+            Ok((row.try_get(0).map_err(get)?, row.try_get(1).map_err(get)?))
+        })
+        .collect()
 }
 
 /// Whether the identity lets UPDATE and DELETE through, filter included.

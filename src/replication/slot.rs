@@ -110,19 +110,49 @@ pub async fn copy(control: &Connection, first: &str, slot: &str) -> Result<()> {
         .context(format!("could not create a replication slot on {}", control.label()))
 }
 
-/// Makes a slot that starts now, where there is none of that name.
+/// Makes a slot that starts now, where there is none of that name. That waits for
+/// all transactions that are open now and write.
 ///
 /// # Errors
-/// As [`create_with_snapshot`].
-pub async fn create(control: &Connection, slot: &str) -> Result<()> {
+/// As [`create_with_snapshot`]; 55P03 after `timeout`, with the transactions in
+/// the way.
+pub async fn create(control: &Connection, slot: &str, timeout: Duration) -> Result<()> {
     if exists(control, slot).await? {
         return Ok(());
     }
-    control
-        .batch(&format!("SELECT pg_create_logical_replication_slot({}, 'pgoutput')", literal(slot)))
-        .await
-        .map_err(out_of_slots)
-        .context(format!("could not create a replication slot on {}", control.label()))
+    let made = control
+        .batch(&format!(
+            "BEGIN; SET LOCAL lock_timeout = {}; \
+             SELECT pg_create_logical_replication_slot({}, 'pgoutput'); COMMIT",
+            timeout.as_millis(),
+            literal(slot)
+        ))
+        .await;
+    let Err(error) = made else { return Ok(()) };
+    if !control.is_closed() {
+        control.batch("ROLLBACK").await?;
+    }
+    let what = format!("could not create a replication slot on {}", control.label());
+    if error.sqlstate() != "55P03" {
+        return Err(out_of_slots(error)).context(what);
+    }
+    let who = oldest_transactions(control).await?;
+    Err(Error::new(Kind::LockNotAvailable, what)
+        .detail(format!(
+            "It has to wait for all transactions of the server that write, of other databases \
+             too. After {} s these were open: {}.",
+            timeout.as_secs(),
+            who.as_deref().unwrap_or("none any more")
+        ))
+        .hint("End them, then try again."))
+}
+
+/// Drops a slot that has lost WAL, if it has.
+///
+/// # Errors
+/// The server's.
+pub async fn drop_lost(control: &Connection, slot: &str) -> Result<()> {
+    drop_where(control, "wal_status = 'lost' AND slot_name = ANY ($1)", &[slot]).await
 }
 
 /// Whether a server has a slot of that name.

@@ -7,7 +7,8 @@ use crate::remote::reach::QUIET;
 use crate::remote::{Connection, Endpoint};
 use crate::state::flow::Flow;
 
-/// Makes the subscription of a flow, disabled, on an existing slot.
+/// Makes the subscription of a flow, disabled, on an existing slot. `more` is done
+/// in the same transaction.
 ///
 /// # Errors
 /// The subscriber's; 08001 where it can't reach the publisher.
@@ -16,6 +17,7 @@ pub async fn create(
     publisher: &Endpoint,
     flow: &Flow,
     binary: bool,
+    more: &str,
 ) -> Result<()> {
     if exists(subscriber, flow).await? {
         return Ok(());
@@ -38,7 +40,7 @@ pub async fn create(
     subscriber.batch(&format!("BEGIN; {QUIET}")).await?;
     let made = subscriber
         .batch(&format!(
-            "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({})",
+            "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({}); {more}",
             ident(&flow.subscription_name),
             literal(&publisher.conninfo.to_libpq()),
             ident(&flow.publication_name),

@@ -26,9 +26,16 @@ pub struct Cutover {
     pub hint: Option<String>,
 }
 
-/// Writes a cutover that begins.
-pub fn begin(task: i64, direction: Direction, from: &str, to: &str, dry_run: bool) -> Result<i64> {
-    db::bigint(
+/// Writes a cutover that begins, with its first step.
+pub fn begin(
+    task: i64,
+    direction: Direction,
+    from: &str,
+    to: &str,
+    dry_run: bool,
+    first: &str,
+) -> Result<i64> {
+    let id = db::bigint(
         "INSERT INTO reshard.cutover (task_id, direction, from_cluster, to_cluster, dry_run) \
          VALUES ($1, $2, $3, $4, $5) RETURNING id",
         &[
@@ -39,7 +46,9 @@ pub fn begin(task: i64, direction: Direction, from: &str, to: &str, dry_run: boo
             Arg::Bool(dry_run),
         ],
     )?
-    .ok_or_else(|| Error::internal("the new cutover has no id"))
+    .ok_or_else(|| Error::internal("the new cutover has no id"))?;
+    step(id, first)?;
+    Ok(id)
 }
 
 /// The newest cutover of a migration, if there is one.

@@ -1,4 +1,6 @@
 //! The cutover flag.
+use std::time::Duration;
+
 use serde::Deserialize;
 
 use crate::error::{Error, Result};
@@ -50,8 +52,13 @@ pub fn set_state(name: &str, state: &str) -> Result<()> {
 }
 
 /// The commit point of a cutover: another cluster is active from here on. The
-/// flag stays `paused` until that cluster takes writes.
-pub fn switch(name: &str, active_cluster: &str) -> Result<i64> {
+/// flag stays `paused` until that cluster takes writes. Writers are held meanwhile:
+/// no lock is waited for longer than that.
+///
+/// # Errors
+/// 55P03 where somebody holds the flag's row.
+pub fn switch(name: &str, active_cluster: &str, wait: Duration) -> Result<i64> {
+    db::run(&format!("SET LOCAL lock_timeout = {}", wait.as_millis().max(1)))?;
     // The commit has to be on disk, whatever the server's default is.
     db::run(
         "SELECT pg_catalog.set_config('synchronous_commit', 'on', true) \

@@ -56,9 +56,10 @@ pub extern "C-unwind" fn reshard_coordinator_main(arg: pg_sys::Datum) {
     let pid = std::process::id() as i32;
     interrupt::install_worker_handlers();
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(pg_sys::Oid::from(database)), None);
-    // Compiling the state queries would take far longer than running them.
+    // Compiling the state queries would take far longer than running them. And a
+    // lock that somebody holds on a state table must not stop all tasks.
     let found = transaction(|| {
-        db::run("SET jit = off")?;
+        db::run("SET jit = off; SET lock_timeout = '10s'")?;
         has_work()
     });
     if !matches!(found, Ok(true)) {

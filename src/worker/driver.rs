@@ -10,8 +10,10 @@ use crate::pg::xact::transaction;
 use crate::state::event::{self, Severity};
 use crate::state::intent::{self, Args, Intent, Verb};
 use crate::state::task::{self, Phase, Status, Task, Type};
+use crate::worker::auto::Auto;
 use crate::worker::coordinator::Shared;
-use crate::worker::{ending, phases, traffic};
+use crate::worker::phases::{self, Next};
+use crate::worker::{ending, traffic};
 
 /// Tries of a phase that fails for reasons that may pass, before the task fails.
 const TRIES: u32 = 8;
@@ -21,8 +23,9 @@ const PERIOD: Duration = Duration::from_millis(500);
 /// Drives a task to where it waits for nothing but a user.
 pub async fn run(id: i64, shared: Rc<Shared>) {
     let mut failures = 0;
+    let mut auto = Auto::new();
     loop {
-        let outcome = turn(id, &shared).await;
+        let outcome = turn(id, &shared, &mut auto).await;
         match outcome {
             Ok(Turn::Again) => failures = 0,
             Ok(Turn::Interrupted) => {}
@@ -46,7 +49,7 @@ enum Turn {
     End,
 }
 
-async fn turn(id: i64, shared: &Rc<Shared>) -> Result<Turn> {
+async fn turn(id: i64, shared: &Rc<Shared>, auto: &mut Auto) -> Result<Turn> {
     let (task, next) = transaction(|| Ok((task::load(id)?, intent::next(id)?)))?;
     if task.kind.is_migration() && traffic::recover(&task).await? {
         return Ok(Turn::Again);
@@ -63,10 +66,15 @@ async fn turn(id: i64, shared: &Rc<Shared>) -> Result<Turn> {
     if task.status.is_final() || task.status == Status::Failed {
         return Ok(Turn::End);
     }
-    tokio::select! {
-        done = phases::run(task, shared) => done.map(|()| Turn::Again),
-        seen = next_intent(id, shared) => seen.map(|()| Turn::Interrupted),
+    let next = tokio::select! {
+        done = phases::run(task.clone(), shared, auto) => done?,
+        seen = next_intent(id, shared) => return seen.map(|()| Turn::Interrupted),
+    };
+    if next == Next::CutOver {
+        // Like one that was asked for, it is not interrupted.
+        auto.cut_over(task).await?;
     }
+    Ok(Turn::Again)
 }
 
 /// Returns once an intent waits.

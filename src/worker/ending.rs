@@ -5,6 +5,7 @@ use crate::cluster::{Direction, Side};
 use crate::copy;
 use crate::error::{Context, Error, Result};
 use crate::pg::xact::transaction;
+use crate::remote::{end_sessions, Purpose};
 use crate::replication::{cleanup, join, settle};
 use crate::schema;
 use crate::state::event;
@@ -115,6 +116,8 @@ async fn clean(migration: &Migration, completed: bool) -> Result<()> {
     }
     for session in &nodes {
         copy::end_backends(session).await?;
+        // One that still waits for its slot would make it when nobody wants it any more.
+        end_sessions(session, Purpose::Snapshot).await?;
     }
     let removed = cleanup::remove_flows(links, &prefix).await;
     for session in nodes {

@@ -7,7 +7,6 @@ use futures::future::try_join_all;
 
 use crate::cluster::{Direction, Side};
 use crate::cutover::fence;
-use crate::cutover::switch::Extent;
 use crate::error::{Error, Result};
 use crate::gucs;
 use crate::pg::xact::{transaction, transaction_async};
@@ -19,18 +18,18 @@ use crate::state::options::ReplicaIdentity;
 use crate::state::table::{self, Table};
 use crate::state::task::{self, NewTask, Phase, Status, Task, Type};
 use crate::state::{traffic as flag, wave};
+use crate::worker::auto::Auto;
 use crate::worker::migration::Migration;
-use crate::worker::{copying, traffic, waves};
+use crate::worker::{copying, waves};
 
 /// How often flows are looked at.
 const PERIOD: Duration = Duration::from_secs(1);
 /// How often slots that wait are moved on, so that they keep little WAL.
 const ADVANCE: Duration = Duration::from_secs(5);
+/// How long the making of a slot may wait for open transactions at a time.
+const SLOT_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a marker may take while a backlog is applied.
 const MARKER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause between two cutovers that nobody asked for, and how many are tried.
-const AUTO_RETRY: Duration = Duration::from_secs(5);
-const AUTO_TRIES: u32 = 6;
 
 /// Phase `catch_up`: subscriptions apply what was written since the snapshot.
 ///
@@ -68,7 +67,7 @@ async fn subscribe(migration: &Migration, flows: &[Flow]) -> Result<()> {
         let publisher = migration.links.endpoint(Side::Source, flow.shard_on(Side::Source))?;
         let session =
             migration.links.session(Side::Destination, flow.shard_on(Side::Destination)).await?;
-        subscription::create(&session, publisher, flow, binary).await
+        subscription::create(&session, publisher, flow, binary, "").await
     }))
     .await
     .map(drop)
@@ -107,7 +106,7 @@ async fn begin_replication(migration: &Migration) -> Result<()> {
         };
         match &migration.task.options.slot_name {
             Some(existing) => slot::copy(&session, existing, &first.slot_name).await?,
-            None => slot::create(&session, &first.slot_name).await?,
+            None => slot::create(&session, &first.slot_name, SLOT_TIMEOUT).await?,
         }
         for other in own {
             slot::copy(&session, &first.slot_name, &other.slot_name).await?;
@@ -227,7 +226,17 @@ pub fn lost(flows: &[Flow], seen: &[Observation]) -> Result<()> {
 fn unusable(flow: &Flow, seen: &Observation) -> Error {
     Error::state(format!("replication slot \"{}\" can't be used any more", flow.slot_name))
         .detail(seen.error.clone().unwrap_or_default())
-        .hint("Cancel the migration and start it again; raise max_slot_wal_keep_size first.")
+        .hint(match flow.direction {
+            Direction::Forward => {
+                "Cancel the migration and start it again; raise max_slot_wal_keep_size first."
+                    .to_owned()
+            }
+            // What was written on the shards since can't come back any more.
+            Direction::Reverse => format!(
+                "There is no way back any more, traffic stays where it is: SELECT reshard_complete({});",
+                flow.task_id
+            ),
+        })
 }
 
 /// Shows on the task that a slot is about to lose WAL; true while one is.
@@ -264,12 +273,12 @@ pub fn complain_of_wal(
     Ok(true)
 }
 
-/// Phases `replicating`, `switched` and `rolled_back`: watches, keeps the waiting
-/// slots near the present, and cuts over by itself where that was asked for.
+/// Phases `replicating`, `switched` and `rolled_back`: watches, and keeps the waiting
+/// slots near the present. Ends when it is time for an automatic cutover.
 ///
 /// # Errors
 /// The servers'; a flow that can't go on.
-pub async fn watch(migration: &Migration) -> Result<()> {
+pub async fn watch(migration: &Migration, auto: &Auto) -> Result<()> {
     let id = migration.id();
     let live = match migration.task.phase {
         Phase::Switched => Direction::Reverse,
@@ -287,9 +296,6 @@ pub async fn watch(migration: &Migration) -> Result<()> {
     }
     set_live(migration, live.opposite(), false).await?;
     set_live(migration, live, true).await?;
-    let auto = migration.task.options.auto_cutover && migration.task.phase == Phase::Replicating;
-    let mut tries = 0;
-    let mut next_try = Instant::now();
     let mut advanced = Instant::now();
     let mut complained = false;
     let mut heavy = HashSet::new();
@@ -299,22 +305,19 @@ pub async fn watch(migration: &Migration) -> Result<()> {
         broken(&flows, &seen)?;
         complained = complain(id, &flows, &seen, complained)?;
         warn_of_wal(id, &flows, &seen, &mut heavy)?;
-        if auto && tries < AUTO_TRIES && Instant::now() >= next_try {
-            tries += 1;
-            match traffic::cut_over(migration.task.clone(), Extent::Whole).await {
-                Ok(()) => return Ok(()),
-                Err(error) => {
-                    next_try = Instant::now() + AUTO_RETRY;
-                    auto_failed(id, &error, tries)?;
-                }
-            }
+        if auto.is_due(&migration.task) {
+            return Ok(());
         }
         if advanced.elapsed() > ADVANCE {
             let waiting: Vec<Flow> = flows
                 .iter()
                 .zip(&seen)
                 .filter(|(f, s)| {
-                    f.direction == live.opposite() && !s.active && s.confirmed_lsn.is_some()
+                    // One that is lost is made anew by the next cutover.
+                    f.direction == live.opposite()
+                        && !s.active
+                        && s.confirmed_lsn.is_some()
+                        && s.wal_status.as_deref() != Some("lost")
                 })
                 .map(|(f, _)| f.clone())
                 .collect();
@@ -419,29 +422,6 @@ fn warn_of_wal(
         }
     }
     Ok(())
-}
-
-fn auto_failed(id: i64, error: &Error, tries: u32) -> Result<()> {
-    transaction(|| {
-        task::note_error(id, Some(error))?;
-        if tries >= AUTO_TRIES {
-            // Who waits for the switch has to know that it does not come by itself.
-            task::forget_auto_cutover(id)?;
-        }
-        let message = match tries < AUTO_TRIES {
-            true => format!("automatic cutover {tries} was aborted and is tried again"),
-            false => {
-                format!("automatic cutover was aborted {tries} times; call reshard_cutover({id})")
-            }
-        };
-        event::write(
-            Some(id),
-            Severity::Warning,
-            "auto_cutover",
-            &message,
-            serde_json::json!({ "error": error.one_line(), "hint": error.hint }),
-        )
-    })
 }
 
 /// The phase that the cutover flag stands for, for a migration that has flows.

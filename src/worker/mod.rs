@@ -1,6 +1,7 @@
 //! Background workers: the launcher, one coordinator per database with work to
 //! do, and the drivers that carry a task from phase to phase. This is the only
 //! room that strings the stages together.
+mod auto;
 pub mod coordinator;
 pub mod copy_worker;
 mod copying;

@@ -8,21 +8,31 @@ use crate::schema;
 use crate::state::event;
 use crate::state::task::{self, Phase, Status, Task, Type};
 use crate::state::traffic as flag;
+use crate::worker::auto::Auto;
 use crate::worker::coordinator::Shared;
 use crate::worker::migration::Migration;
 use crate::worker::{copying, flowing};
+
+/// What comes after a phase.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// The task is looked at again.
+    Look,
+    /// A cutover that nobody had to ask for.
+    CutOver,
+}
 
 /// Runs the present phase of a task.
 ///
 /// # Errors
 /// Whatever stopped it; it can be run again.
-pub async fn run(task: Task, shared: &Rc<Shared>) -> Result<()> {
+pub async fn run(task: Task, shared: &Rc<Shared>, auto: &Auto) -> Result<Next> {
     let id = task.id;
     if task.status == Status::Pending {
         transaction(|| task::set_phase(id, task.phase))?;
     }
     if task.kind == Type::SchemaSync {
-        return schema_sync(&task).await;
+        return schema_sync(&task).await.map(|()| Next::Look);
     }
     let phase = task.phase;
     let migration = Migration::load(task)?;
@@ -49,16 +59,19 @@ pub async fn run(task: Task, shared: &Rc<Shared>) -> Result<()> {
         }
         // These end with an intent, or with a cutover that nobody had to ask for.
         Phase::Replicating | Phase::Switched | Phase::RolledBack => {
-            return flowing::watch(&migration).await;
+            return flowing::watch(&migration, auto).await.map(|()| Next::CutOver);
         }
         // The driver ends a cutover before it looks at phases.
         Phase::Cutover => flowing::phase_by_flag(&migration.task)?,
-        Phase::Complete => return transaction(|| task::finish(id, Status::Succeeded)),
+        Phase::Complete => {
+            return transaction(|| task::finish(id, Status::Succeeded)).map(|()| Next::Look);
+        }
     };
     transaction(|| {
         task::set_phase(id, next)?;
         event::info(id, "phase", &format!("phase {} begins", next.as_str()))
-    })
+    })?;
+    Ok(Next::Look)
 }
 
 async fn schema_pre(migration: &Migration) -> Result<()> {

@@ -4,15 +4,16 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use crate::cluster::{Direction, Side};
+use crate::cutover::bounds::Bounds;
 use crate::cutover::recover as recovery;
 use crate::cutover::sequences::Sequences;
 use crate::cutover::switch::{Extent, Switch};
 use crate::cutover::Step;
 use crate::error::{Error, Result};
 use crate::pg::xact::transaction;
-use crate::replication::{guard, handoff, marker, settle};
+use crate::replication::{guard, handoff, marker, settle, trial};
 use crate::schema;
-use crate::state::flow;
+use crate::state::flow::{self, Flow};
 use crate::state::options::Ddl;
 use crate::state::table::Table;
 use crate::state::task::{self, NewTask, Phase, Status, Task, Type};
@@ -60,11 +61,18 @@ async fn switch(task: Task, direction: Direction, extent: Extent) -> Result<()> 
         .hint(format!("Wait for it: SELECT reshard_wait({id}, 'replicating');")));
     }
     let migration = Migration::load(task)?;
-    let child = transaction(|| {
+    let (child, cutover) = transaction(|| {
         task::set_phase(id, Phase::Cutover)?;
-        begin_child(&migration, direction)
+        let from = &migration.links.cluster(direction.publisher()).name;
+        let to = &migration.links.cluster(direction.subscriber()).name;
+        let first = Step::Prepare.as_str();
+        let cutover = record::begin(id, direction, from, to, extent.is_dry(), first)?;
+        Ok((begin_child(&migration, direction)?, cutover))
     })?;
-    let outcome = run(&migration, direction, extent).await;
+    let outcome = match Course::prepare(&migration, direction).await {
+        Ok(course) => course.switch(&migration, cutover, extent).run().await.map(drop),
+        Err(error) => transaction(|| record::abort(cutover, &error)).and(Err(error)),
+    };
     transaction(|| match &outcome {
         Ok(()) => {
             if extent.is_dry() {
@@ -85,42 +93,72 @@ async fn switch(task: Task, direction: Direction, extent: Extent) -> Result<()> 
     outcome
 }
 
-async fn run(migration: &Migration, direction: Direction, extent: Extent) -> Result<()> {
-    if direction == Direction::Forward {
-        refuse_drift(migration, extent.is_dry()).await?;
+/// What traffic moves along, and what moves with it.
+struct Course {
+    direction: Direction,
+    flows: Vec<Flow>,
+    opposite: Vec<Flow>,
+    sequences: Sequences,
+    tables: Vec<Table>,
+}
+
+impl Course {
+    /// Makes what a switch needs and what may take long: nobody is held.
+    async fn prepare(migration: &Migration, direction: Direction) -> Result<Self> {
+        if direction == Direction::Forward {
+            refuse_drift(migration).await?;
+        }
+        let tables = migration.tables()?;
+        if migration.flows(Direction::Reverse)?.is_empty() {
+            let flows = migration.make_flows(Direction::Reverse, 1);
+            transaction(|| flow::insert(&flows))?;
+        }
+        fence_all(migration, &tables).await?;
+        let policy = migration.task.options.sequences;
+        if direction == Direction::Reverse && migration.links.cluster(Side::Source).size() > 1 {
+            Sequences::spread_source(&migration.links, &tables, policy).await?;
+        }
+        let sequences = Sequences::load(&migration.links, &tables, policy).await?;
+        let flows = migration.flows(direction)?;
+        let opposite = migration.flows(direction.opposite())?;
+        flowing::set_live(migration, direction.opposite(), false).await?;
+        let (links, timeout) = (&migration.links, Bounds::now(false).hold);
+        match direction {
+            Direction::Forward => {
+                handoff::prepare_reverse(links, &opposite, &tables, timeout).await?;
+                trial::run(links, &opposite).await?;
+            }
+            Direction::Reverse => handoff::renew_slots(links, &opposite, timeout).await?,
+        }
+        // A task that was stopped has its flow disabled until it watches again.
+        flowing::set_live(migration, direction, true).await?;
+        Ok(Self { direction, flows, opposite, sequences, tables })
     }
-    let tables = migration.tables()?;
-    if migration.flows(Direction::Reverse)?.is_empty() {
-        let flows = migration.make_flows(Direction::Reverse, 1);
-        transaction(|| flow::insert(&flows))?;
+
+    /// For one that was interrupted: nothing is made, no sequence is set.
+    fn load(migration: &Migration, direction: Direction) -> Result<Self> {
+        let flows = migration.flows(direction)?;
+        let opposite = migration.flows(direction.opposite())?;
+        Ok(Self { direction, flows, opposite, sequences: Sequences::none(), tables: Vec::new() })
     }
-    fence_all(migration, &tables).await?;
-    let policy = migration.task.options.sequences;
-    if direction == Direction::Reverse && migration.links.cluster(Side::Source).size() > 1 {
-        Sequences::spread_source(&migration.links, &tables, policy).await?;
+
+    fn switch<'a>(&'a self, migration: &'a Migration, id: i64, extent: Extent) -> Switch<'a> {
+        Switch {
+            links: &migration.links,
+            task_id: migration.id(),
+            id,
+            traffic: &migration.task.source,
+            direction: self.direction,
+            flows: &self.flows,
+            opposite: &self.opposite,
+            sequences: &self.sequences,
+            tables: &self.tables,
+            publication: &migration.task.publication,
+            extent,
+            bounds: Bounds::now(extent.is_dry()),
+            at: Cell::new(Step::Prepare),
+        }
     }
-    let sequences = Sequences::load(&migration.links, &tables, policy).await?;
-    let flows = migration.flows(direction)?;
-    let opposite = migration.flows(direction.opposite())?;
-    if direction == Direction::Forward {
-        handoff::prepare_reverse(&migration.links, &opposite, &tables, false).await?;
-    }
-    flowing::set_live(migration, direction.opposite(), false).await?;
-    // A task that was stopped has its flow disabled until it watches again.
-    flowing::set_live(migration, direction, true).await?;
-    let switch = Switch {
-        links: &migration.links,
-        task_id: migration.id(),
-        traffic: &migration.task.source,
-        direction,
-        flows: &flows,
-        opposite: &opposite,
-        sequences: &sequences,
-        tables: &tables,
-        extent,
-        at: Cell::new(Step::Prepare),
-    };
-    switch.run().await.map(|_| ())
 }
 
 /// Puts the fence and the placement's guard back where somebody took them off, or disabled
@@ -136,9 +174,8 @@ async fn fence_all(migration: &Migration, tables: &[Table]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to switch to shards whose schema is no longer the source's; that is a
-/// cutover that was aborted.
-async fn refuse_drift(migration: &Migration, dry_run: bool) -> Result<()> {
+/// Refuses to switch to shards whose schema is no longer the source's.
+async fn refuse_drift(migration: &Migration) -> Result<()> {
     let source = migration.links.cluster(Side::Source);
     let destination = migration.links.cluster(Side::Destination);
     if migration.task.options.ddl == Ddl::Replay {
@@ -147,15 +184,7 @@ async fn refuse_drift(migration: &Migration, dry_run: bool) -> Result<()> {
         flowing::set_live(migration, Direction::Forward, true).await?;
         marker::round_trip(&migration.links, &flows, REPLAY_TIMEOUT).await?;
     }
-    let Err(error) = schema::refuse_drift(&migration.task, source, destination).await else {
-        return Ok(());
-    };
-    transaction(|| {
-        let (from, to) = (&source.name, &destination.name);
-        let id = record::begin(migration.id(), Direction::Forward, from, to, dry_run)?;
-        record::abort(id, &error)
-    })?;
-    Err(error)
+    schema::refuse_drift(&migration.task, source, destination).await
 }
 
 /// Ends a cutover that a crash interrupted; true where there was one.
@@ -166,22 +195,9 @@ pub async fn recover(task: &Task) -> Result<bool> {
     let latest = transaction(|| record::latest(task.id))?;
     let Some(interrupted) = latest.filter(|c| c.status == "running") else { return Ok(false) };
     let migration = Migration::load(task.clone())?;
-    let direction = interrupted.direction;
-    let flows = migration.flows(direction)?;
-    let opposite = migration.flows(direction.opposite())?;
-    let sequences = Sequences::none();
-    let switch = Switch {
-        links: &migration.links,
-        task_id: migration.id(),
-        traffic: &migration.task.source,
-        direction,
-        flows: &flows,
-        opposite: &opposite,
-        sequences: &sequences,
-        tables: &[],
-        extent: if interrupted.dry_run { Extent::DryRun } else { Extent::Whole },
-        at: Cell::new(Step::Prepare),
-    };
+    let course = Course::load(&migration, interrupted.direction)?;
+    let extent = if interrupted.dry_run { Extent::DryRun } else { Extent::Whole };
+    let switch = course.switch(&migration, interrupted.id, extent);
     recovery::run(&switch, &interrupted).await?;
     let succeeded =
         transaction(|| flag::load(&task.source))?.active_cluster == interrupted.to_cluster;

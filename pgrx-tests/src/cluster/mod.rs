@@ -11,7 +11,7 @@ mod scratch;
 mod server;
 
 pub use installation::Installation;
-pub use network::Network;
+pub use network::{Network, Place};
 pub use pooler::{Pooler, POOLER};
 pub use rig::{Rig, RigOptions, DATABASE, PASSWORD};
 pub use scratch::Scratch;

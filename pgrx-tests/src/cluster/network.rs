@@ -1,5 +1,5 @@
 //! A network between servers that can be cut: each server is reached through a port
-//! that hands bytes on, or keeps them while the shard at one end is cut off.
+//! that hands bytes on, or keeps them while the server at one end is cut off.
 //!
 //! Nothing is lost, as with TCP: what was sent meanwhile arrives when the network is
 //! back. Connections made meanwhile get no answer.
@@ -16,12 +16,21 @@ use super::rig::{Rig, DATABASE, PASSWORD};
 use super::server::Server;
 use crate::error::{Error, Result};
 
+/// A server that can be cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// A shard of the source cluster.
+    Node(usize),
+    /// A shard of the destination.
+    Shard(usize),
+}
+
 /// Ports in front of all servers of a rig.
 #[derive(Debug)]
 pub struct Network {
-    /// The shard that is cut off.
-    cut: Arc<watch::Sender<Option<usize>>>,
-    source: Gate,
+    /// The server that is cut off.
+    cut: Arc<watch::Sender<Option<Place>>>,
+    nodes: Vec<Gate>,
     shards: Vec<Gate>,
 }
 
@@ -41,18 +50,21 @@ impl Network {
     /// Opens a port for each server.
     pub async fn before(rig: &Rig) -> Result<Network> {
         let cut = Arc::new(watch::channel(None).0);
-        let source = Gate::open(&rig.source, None, &cut).await?;
+        let mut nodes = Vec::new();
+        for (number, node) in rig.sources().into_iter().enumerate() {
+            nodes.push(Gate::open(node, Place::Node(number), &cut).await?);
+        }
         let mut shards = Vec::new();
         for (number, shard) in rig.shards.iter().enumerate() {
-            shards.push(Gate::open(shard, Some(number), &cut).await?);
+            shards.push(Gate::open(shard, Place::Shard(number), &cut).await?);
         }
-        Ok(Network { cut, source, shards })
+        Ok(Network { cut, nodes, shards })
     }
 
-    /// Cuts off one shard: nothing gets to it, and none of its subscriptions to the
-    /// source.
-    pub fn cut(&self, shard: usize) {
-        self.cut.send_replace(Some(shard));
+    /// Cuts off one server: nothing gets to it, and none of its subscriptions to
+    /// their publishers. Not for the server that the migration was started on.
+    pub fn cut(&self, place: Place) {
+        self.cut.send_replace(Some(place));
     }
 
     /// Puts everything together again.
@@ -60,9 +72,9 @@ impl Network {
         self.cut.send_replace(None);
     }
 
-    /// Connection string of the source, for the extension.
-    pub fn source(&self) -> String {
-        conninfo(self.source.port)
+    /// Connection strings of the source's shards, for the extension.
+    pub fn nodes(&self) -> Vec<String> {
+        self.nodes.iter().map(|gate| conninfo(gate.port)).collect()
     }
 
     /// Connection strings of the shards.
@@ -78,8 +90,8 @@ fn conninfo(port: u16) -> String {
 impl Gate {
     async fn open(
         server: &Server,
-        shard: Option<usize>,
-        cut: &Arc<watch::Sender<Option<usize>>>,
+        place: Place,
+        cut: &Arc<watch::Sender<Option<Place>>>,
     ) -> Result<Gate> {
         let listener =
             TcpListener::bind(("127.0.0.1", 0)).await.map_err(Error::io("open a port"))?;
@@ -87,26 +99,22 @@ impl Gate {
         let (to, cut) = (server.port(), Arc::clone(cut));
         let listener = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                tokio::spawn(serve(client, to, shard, cut.subscribe()));
+                tokio::spawn(serve(client, to, place, cut.subscribe()));
             }
         });
         Ok(Gate { port, listener })
     }
 }
 
-async fn serve(
-    client: TcpStream,
-    to: u16,
-    shard: Option<usize>,
-    cut: watch::Receiver<Option<usize>>,
-) {
+async fn serve(client: TcpStream, to: u16, place: Place, cut: watch::Receiver<Option<Place>>) {
     let (mut from_client, to_client) = client.into_split();
     let mut first = vec![0; 8192];
     let Ok(length) = from_client.read(&mut first).await else { return };
     first.truncate(length);
-    let shard = shard.or_else(|| shard_of_subscription(&first));
+    let mut ends = vec![place];
+    ends.extend(ends_of_subscription(&first).into_iter().flatten());
     let mut gate = cut.clone();
-    if passes(&mut gate, shard).await.is_err() {
+    if passes(&mut gate, &ends).await.is_err() {
         return;
     }
     let Ok(server) = TcpStream::connect(("127.0.0.1", to)).await else { return };
@@ -115,21 +123,21 @@ async fn serve(
         return;
     }
     tokio::select! {
-        () = hand_on(from_client, to_server, shard, cut.clone()) => {}
-        () = hand_on(from_server, to_client, shard, cut) => {}
+        () = hand_on(from_client, to_server, &ends, cut.clone()) => {}
+        () = hand_on(from_server, to_client, &ends, cut) => {}
     }
 }
 
 async fn hand_on(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    shard: Option<usize>,
-    mut cut: watch::Receiver<Option<usize>>,
+    ends: &[Place],
+    mut cut: watch::Receiver<Option<Place>>,
 ) {
     let mut buffer = vec![0; 65_536];
     loop {
         let Ok(length) = from.read(&mut buffer).await else { return };
-        if passes(&mut cut, shard).await.is_err() || length == 0 {
+        if passes(&mut cut, ends).await.is_err() || length == 0 {
             return;
         }
         let Some(bytes) = buffer.get(..length) else { return };
@@ -140,18 +148,18 @@ async fn hand_on(
 }
 
 async fn passes(
-    cut: &mut watch::Receiver<Option<usize>>,
-    shard: Option<usize>,
+    cut: &mut watch::Receiver<Option<Place>>,
+    ends: &[Place],
 ) -> std::result::Result<(), watch::error::RecvError> {
-    match shard {
-        None => Ok(()),
-        Some(_) => cut.wait_for(|cut| *cut != shard).await.map(drop),
-    }
+    cut.wait_for(|cut| cut.is_none_or(|place| !ends.contains(&place))).await.map(drop)
 }
 
-/// A subscription connects under its own name, which ends with the shard's number.
-fn shard_of_subscription(startup: &[u8]) -> Option<usize> {
+/// A subscription connects under its own name, which ends with the numbers of the
+/// two shards that it is between.
+fn ends_of_subscription(startup: &[u8]) -> Option<[Place; 2]> {
     let text = String::from_utf8_lossy(startup);
     let name = text.split('\0').find(|field| field.starts_with("reshard_"))?;
-    name.rsplit_once("_d")?.1.parse().ok()
+    let (rest, shard) = name.rsplit_once("_d")?;
+    let (_, node) = rest.rsplit_once("_s")?;
+    Some([Place::Node(node.parse().ok()?), Place::Shard(shard.parse().ok()?)])
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reshard_scenarios::load::{schema, Active, Outcome};
-use reshard_scenarios::migration::{declare, declare_several};
+use reshard_scenarios::migration::declare;
 use reshard_scenarios::oracle::{check_record, compare_when_quiet};
 use reshard_scenarios::{scenario, Error, Result, Rig, RigOptions, Server, Stop};
 
@@ -64,6 +64,12 @@ pub async fn application(rig: &Rig, size: u64) -> Result<()> {
 /// The application on a source of several shards, each with its part of the rows and
 /// its own numbers of the sequence, and all declared.
 pub async fn application_of_several(rig: &Rig, size: u64) -> Result<()> {
+    spread(rig, size).await?;
+    declare(rig, KEY).await
+}
+
+/// The same, undeclared.
+pub async fn spread(rig: &Rig, size: u64) -> Result<()> {
     let sources = rig.sources();
     for (number, source) in sources.iter().enumerate() {
         let session = source.connect().await?;
@@ -87,7 +93,7 @@ pub async fn application_of_several(rig: &Rig, size: u64) -> Result<()> {
             ))
             .await?;
     }
-    declare_several(rig, KEY).await
+    Ok(())
 }
 
 /// Restarts a server without holding up the runtime.

@@ -1,6 +1,7 @@
 //! All scenarios, one module per subject; each test is named by the promise it checks.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod bounds;
 mod bypass;
 mod common;
 mod copied_data;

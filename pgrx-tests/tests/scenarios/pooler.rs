@@ -10,7 +10,7 @@ use reshard_scenarios::migration::traffic;
 use reshard_scenarios::placement::shard_of;
 use reshard_scenarios::random::Random;
 use reshard_scenarios::wait::wait_until;
-use reshard_scenarios::{Error, Migration, Result, RigOptions, Session};
+use reshard_scenarios::{Error, Migration, Result, RigOptions, Session, Stop};
 
 use super::common::{application, run_within, STEP};
 
@@ -140,6 +140,40 @@ async fn clients_behind_pgbouncer_see_no_failed_statement_and_lose_nothing() {
         }
         assert!(rows.is_empty(), "{} rows are lost", rows.len());
         println!("{written} rows through PgBouncer, longest wait {longest:.0?}");
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_flag_is_on_every_shard_and_the_highest_epoch_names_who_is_active() {
+    run_within(RigOptions::new(2), Duration::from_secs(300), |rig| async move {
+        application(&rig, 500).await?;
+        let migration = Migration::start(&rig, false).await?;
+        migration.watch(&["replicating"], STEP).await?;
+        let flag = "SELECT active_cluster || ' ' || state || ' ' || epoch FROM reshard.traffic WHERE name = 'prod'";
+        let on_all = |wanted: &'static str| {
+            let rig = &rig;
+            wait_until(STEP, format!("all servers to say {wanted}"), move || async move {
+                for server in rig.servers() {
+                    if server.text(flag).await?.as_deref() != Some(wanted) {
+                        return Ok(false);
+                    }
+                }
+                Ok(true)
+            })
+        };
+        on_all("prod open 0").await?;
+        migration.cutover(STEP).await?;
+        on_all("prod_sharded open 1").await?;
+        migration.rollback(STEP).await?;
+        on_all("prod open 2").await?;
+        migration.cutover(STEP).await?;
+        // Who looks for the flag when the old primary is gone.
+        tokio::task::block_in_place(|| rig.source.stop(Stop::Immediate))?;
+        for shard in &rig.shards {
+            assert_eq!(shard.text(flag).await?.as_deref(), Some("prod_sharded open 3"));
+        }
         Ok(())
     })
     .await;

@@ -117,3 +117,49 @@ async fn no_sequence_hands_out_a_number_twice_across_switches() {
     })
     .await;
 }
+
+/// All numbers that a server's sequence still has; then it must say that it is exhausted.
+async fn rest(server: &Server, name: &str) -> Result<Vec<i64>> {
+    let session = server.connect().await?;
+    let mut out = Vec::new();
+    loop {
+        match session.one(&format!("SELECT nextval('{name}')")).await {
+            Ok(number) => out.push(number),
+            Err(error) if error.sqlstate() == Some("2200H") => return Ok(out),
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_smallint_sequence_at_its_end_says_so_on_every_shard_and_repeats_nothing() {
+    with_extension(2, |rig| async move {
+        application(&rig, 100).await?;
+        rig.source
+            .execute(
+                "CREATE SEQUENCE s_last AS smallint; SELECT setval('s_last', 32740);
+                 CREATE SEQUENCE s_low AS smallint INCREMENT -1 MINVALUE -32768 MAXVALUE 32767 START 10;
+                 SELECT setval('s_low', -32750)",
+            )
+            .await?;
+        let migration = Migration::start(&rig, false).await?;
+        migration.watch(&["replicating"], STEP).await?;
+        migration.cutover(STEP).await?;
+        for (name, used) in [("s_last", 32_740), ("s_low", -32_750)] {
+            let mut seen = HashSet::new();
+            for shard in &rig.shards {
+                for number in rest(shard, name).await? {
+                    assert!(seen.insert(number), "{name}: {number} twice");
+                    assert!(number.abs() > i64::abs(used) && number.abs() <= 32_768, "{name}: {number}");
+                }
+            }
+            assert!(seen.len() >= 15, "{name}: only {} numbers", seen.len());
+        }
+        migration.rollback(STEP).await?;
+        for name in ["s_last", "s_low"] {
+            assert_eq!(rest(&rig.source, name).await?, Vec::<i64>::new(), "{name}");
+        }
+        Ok(())
+    })
+    .await;
+}

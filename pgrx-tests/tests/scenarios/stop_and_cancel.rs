@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use reshard_scenarios::load::{Load, LoadOptions};
 use reshard_scenarios::oracle::{helper_objects, Footprint};
+use reshard_scenarios::wait::wait_until;
 use reshard_scenarios::{Migration, Result, Rig};
 
 use super::common::{application, check_outcome, with_extension, STEP};
@@ -140,6 +141,32 @@ async fn complete_leaves_only_the_fence_and_its_end_leaves_nothing() {
         let after = Footprint::of(&rig.source).await?;
         assert_eq!(after.since(&before), Vec::<String>::new());
         rig.source.execute("DROP EXTENSION reshard CASCADE").await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancel_while_a_slot_waits_for_a_transaction_leaves_no_slot() {
+    with_extension(2, |rig| async move {
+        application(&rig, 500).await?;
+        let before = Footprint::of_rig(&rig).await?;
+        let open = rig.source.connect().await?;
+        open.execute("BEGIN; UPDATE settings SET stamp = stamp WHERE id = 1").await?;
+        let migration = Migration::start(&rig, false).await?;
+        wait_until(STEP, "the slot to wait", || async {
+            let waiting = "SELECT count(*) FROM pg_stat_activity
+                            WHERE application_name = 'reshard snapshot' AND wait_event_type = 'Lock'";
+            Ok(rig.source.connect().await?.one::<i64>(waiting).await? > 0)
+        })
+        .await?;
+        migration.cancel(STEP).await?;
+        open.execute("COMMIT").await?;
+        wait_until(STEP, "the session that made the slot to end", || async {
+            let left = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'reshard snapshot'";
+            Ok(rig.source.connect().await?.one::<i64>(left).await? == 0)
+        })
+        .await?;
+        nothing_since(&rig, &before).await
     })
     .await;
 }

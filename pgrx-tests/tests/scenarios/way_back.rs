@@ -89,3 +89,92 @@ async fn five_times_there_and_back_with_workers_ended_and_a_shard_restarted_lose
     })
     .await;
 }
+
+/// Tables of which a part comes while traffic is on the shards.
+const PARTS: &str = "
+CREATE TABLE parts (tenant_id bigint NOT NULL, id bigint NOT NULL, stamp text, PRIMARY KEY (tenant_id, id))
+    PARTITION BY RANGE (id);
+CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (1000);
+INSERT INTO parts SELECT g, g, 'seed' FROM generate_series(1, 50) g";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_only_the_shards_have_stops_the_way_back() {
+    with_extension(2, |rig| async move {
+        rig.source.execute("CREATE SCHEMA IF NOT EXISTS public").await?;
+        application(&rig, 500).await?;
+        rig.source.execute(PARTS).await?;
+        let migration = Migration::start(&rig, false).await?;
+        migration.watch(&["replicating"], STEP).await?;
+        migration.cutover(STEP).await?;
+        for shard in &rig.shards {
+            shard
+                .execute(
+                    "CREATE TABLE parts_2 PARTITION OF parts FOR VALUES FROM (1000) TO (2000);
+                     INSERT INTO parts VALUES (7, 1500, 'new')",
+                )
+                .await?;
+        }
+        migration.verb("reshard_rollback").await?;
+        let error = migration.wait("rolled_back", STEP).await.unwrap_err();
+        assert_eq!(error.sqlstate(), Some("55000"), "{error}");
+        assert!(error.sql().unwrap().full_text().contains("parts_2"), "{error}");
+        // The shards go on, and so does the way back, once the rows have a place there.
+        for shard in &rig.shards {
+            shard
+                .execute(
+                    "UPDATE parts SET stamp = 'moved' WHERE id = 1;
+                     ALTER TABLE parts DETACH PARTITION parts_2; DROP TABLE parts_2",
+                )
+                .await?;
+        }
+        migration.rollback(STEP).await?;
+        let moved = rig.source.text("SELECT stamp FROM parts WHERE id = 1").await?;
+        assert_eq!(moved.as_deref(), Some("moved"));
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_waits_is_made_anew_and_one_that_is_lost_ends_the_way_back() {
+    with_extension(2, |rig| async move {
+        application(&rig, 500).await?;
+        let load =
+            Load::start(&rig, &LoadOptions { followers: 4, direct: 1, ..LoadOptions::default() });
+        let migration = Migration::start(&rig, false).await?;
+        migration.watch(&["replicating"], STEP).await?;
+        let drop_all = "SELECT count(pg_drop_replication_slot(slot_name)) FROM pg_replication_slots
+                         WHERE slot_name ~ '^reshard_' AND NOT active";
+        migration.cutover(STEP).await?;
+        load.each_acknowledged_by_followers(10, STEP).await?;
+        // Those of the way there wait now, on the source.
+        assert_eq!(rig.source.connect().await?.one::<i64>(drop_all).await?, 2);
+        migration.rollback(STEP).await?;
+        load.each_acknowledged_by_followers(10, STEP).await?;
+        assert_eq!(rig.shards[0].connect().await?.one::<i64>(drop_all).await?, 1);
+        migration.cutover(STEP).await?;
+        load.each_acknowledged_by_followers(10, STEP).await?;
+        let outcome = load.finish().await?;
+        check_outcome(&rig, &outcome).await?;
+
+        // The one that brings changes back can't be replaced.
+        restart(&rig.source, Stop::Fast)?;
+        wait_until(STEP, "the slot to be dropped", || async {
+            let end = "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE slot_name ~ '^reshard_'";
+            rig.shards[0].execute(end).await?;
+            let dropped = rig.shards[0].connect().await?.one::<i64>(drop_all).await;
+            Ok(dropped.is_ok_and(|dropped| dropped == 1))
+        })
+        .await?;
+        migration.watch(&["failed"], STEP).await?;
+        let text = error_and_hint(&rig, &migration).await?;
+        assert!(text.contains("reshard_complete"), "{text}");
+        rig.shards[0].execute("UPDATE settings SET stamp = 'on' WHERE id = 1").await?;
+        migration.verb("reshard_complete").await?;
+        wait_until(STEP, "the end", || async {
+            Ok(migration.state().await?.status == "succeeded")
+        })
+        .await
+    })
+    .await;
+}

@@ -13,8 +13,11 @@ use self::moment::{Hold, Moment, MOMENTS_BACK, MOMENTS_BOTH, MOMENTS_FORTH};
 use self::stage::{Case, Fault, Stage, Way};
 use super::common::run_within;
 
-fn options() -> RigOptions {
-    let mut options = RigOptions::new(2)
+/// How long the network is cut for, in the table.
+const CUT: Duration = Duration::from_secs(20);
+
+fn options(sources: usize, shards: usize) -> RigOptions {
+    let mut options = RigOptions::several(sources, shards)
         .source("reshard.cutover_timeout", "2s")
         .source("reshard.drain_timeout", "1s");
     for (name, value) in [("wal_retrieve_retry_interval", "200ms"), ("autovacuum", "off")] {
@@ -52,25 +55,28 @@ async fn run_all(stage: &Stage, mut cases: Vec<Case>) -> Result<()> {
     }
 }
 
-/// Each moment of a cutover and of a rollback, with each fault. Needs a library that
-/// was built with failpoints; RESHARD_FAULTS takes the cases that contain its text.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "takes half an hour, and needs the library built with failpoints"]
-async fn every_fault_at_every_moment_ends_with_one_open_cluster_and_no_lost_write() {
-    run_within(options(), Duration::from_secs(5_400), |rig| async move {
-        let stage = Stage::set(rig).await?;
+/// Each moment of a cutover and of a rollback, with each of the faults. Needs a
+/// library that was built with failpoints. RESHARD_FAULTS takes the cases that contain
+/// its text, RESHARD_FAULTS_PART=2/5 the second fifth of those.
+async fn table(sources: usize, shards: usize, faults: &'static [Fault]) {
+    let options = options(sources, shards);
+    run_within(options, Duration::from_secs(10_800), move |rig| async move {
+        let stage = Stage::set(rig, CUT).await?;
         stage.require_failpoints().await?;
         let mut cases = Vec::new();
         for way in [Way::Forth, Way::Back] {
             let only = if way == Way::Forth { MOMENTS_FORTH } else { MOMENTS_BACK };
             for point in MOMENTS_BOTH.iter().chain(only) {
-                for fault in Fault::ALL {
-                    cases.push(Case { way, moment: Moment::Failpoint(point), fault });
+                for fault in faults {
+                    cases.push(Case { way, moment: Moment::Failpoint(point), fault: *fault });
                 }
             }
         }
         if let Ok(wanted) = std::env::var("RESHARD_FAULTS") {
             cases.retain(|case| case.to_string().contains(&wanted));
+        }
+        if let Ok(part) = std::env::var("RESHARD_FAULTS_PART") {
+            cases = part_of(cases, &part, faults.len())?;
         }
         println!("{} cases", cases.len());
         run_all(&stage, cases).await
@@ -78,11 +84,36 @@ async fn every_fault_at_every_moment_ends_with_one_open_cluster_and_no_lost_writ
     .await;
 }
 
+/// Part `2/5` has each fifth case, of all faults, so that all parts take as long.
+fn part_of(cases: Vec<Case>, part: &str, faults: usize) -> Result<Vec<Case>> {
+    let numbers =
+        part.split_once('/').and_then(|(n, of)| Some((n.parse().ok()?, of.parse().ok()?)));
+    let Some((number, of)) = numbers.filter(|(n, of): &(usize, usize)| (1..=*of).contains(n))
+    else {
+        return Err(Error::Unexpected(format!("RESHARD_FAULTS_PART is \"{part}\", not like 2/5")));
+    };
+    let every =
+        cases.into_iter().enumerate().filter(|(nr, _)| (nr + nr / faults) % of == number - 1);
+    Ok(every.map(|(_, case)| case).collect())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes an hour, and needs the library built with failpoints"]
+async fn every_fault_at_every_moment_ends_with_one_open_cluster_and_no_lost_write() {
+    table(1, 2, Fault::OF_ONE).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes an hour, and needs the library built with failpoints"]
+async fn every_fault_at_every_moment_of_two_to_three_ends_with_one_open_cluster() {
+    table(2, 3, Fault::OF_SEVERAL).await;
+}
+
 /// The same without failpoints: each moment is held by a lock of another session.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_in_the_middle_of_a_cutover_ends_with_one_open_cluster_and_no_lost_write() {
-    run_within(options(), Duration::from_secs(300), |rig| async move {
-        let stage = Stage::set(rig).await?;
+    run_within(options(1, 2), Duration::from_secs(300), |rig| async move {
+        let stage = Stage::set(rig, Duration::from_secs(4)).await?;
         let case = |way, hold, fault| Case { way, moment: Moment::Held(hold), fault };
         let cases = vec![
             case(Way::Forth, Hold::Pause, Fault::Worker),

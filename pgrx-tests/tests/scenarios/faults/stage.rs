@@ -4,17 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reshard_scenarios::cluster::Network;
+use reshard_scenarios::cluster::{Network, Place};
 use reshard_scenarios::load::{schema, Load, LoadOptions, Table};
 use reshard_scenarios::migration::{declare_at, traffic, DESTINATION, SOURCE};
 use reshard_scenarios::wait::{wait_for, Seen};
 use reshard_scenarios::{Error, Migration, Result, Rig, Server};
 
-use super::super::common::{check_outcome, KEY, STEP};
-use super::moment::{self, arm, at_failpoint, held, Moment};
-
-/// How long the network to a shard is cut: longer than a cutover may take.
-const CUT: Duration = Duration::from_secs(4);
+use super::super::common::{check_outcome, spread, KEY, STEP};
+use super::moment::{self, arm, at_failpoint, held, Moment, Reached};
 
 /// Which way traffic moves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,14 +33,22 @@ pub enum Fault {
     Source,
     /// The second shard's postmaster is killed with SIGKILL.
     Shard,
-    /// The network to the second shard is cut for some seconds.
+    /// The network to the second shard is cut for a while.
     Network,
+    /// The postmaster of the source's first shard, where the task doesn't run, is
+    /// killed with SIGKILL.
+    Node,
+    /// The network to that one is cut for a while.
+    NodeNet,
 }
 
 impl Fault {
-    /// All of them.
-    pub const ALL: [Fault; 5] =
-        [Fault::Error, Fault::Worker, Fault::Source, Fault::Shard, Fault::Network];
+    /// All of those that a source of one shard can have.
+    pub const OF_ONE: &[Fault] =
+        &[Fault::Error, Fault::Worker, Fault::Source, Fault::Shard, Fault::Network];
+    /// Those that matter where the source has several.
+    pub const OF_SEVERAL: &[Fault] =
+        &[Fault::Worker, Fault::Source, Fault::Shard, Fault::Node, Fault::NodeNet];
 }
 
 /// A fault at a moment.
@@ -90,19 +95,25 @@ pub struct Stage {
     rig: Arc<Rig>,
     network: Network,
     migration: Migration,
+    /// How long a network is cut: longer than a cutover may take.
+    cut: Duration,
 }
 
 impl Stage {
     /// Makes it.
-    pub async fn set(rig: Arc<Rig>) -> Result<Stage> {
+    pub async fn set(rig: Arc<Rig>, cut: Duration) -> Result<Stage> {
         let network = Network::before(&rig).await?;
-        let session = rig.source.connect().await?;
-        schema::create(&session).await?;
-        schema::seed(&session, 200).await?;
-        declare_at(&rig, KEY, &network.source(), &network.shards()).await?;
+        if rig.nodes.is_empty() {
+            let session = rig.source.connect().await?;
+            schema::create(&session).await?;
+            schema::seed(&session, 200).await?;
+        } else {
+            spread(&rig, 200).await?;
+        }
+        declare_at(&rig, KEY, &network.nodes(), &network.shards()).await?;
         let migration = Migration::start(&rig, false).await?;
         migration.watch(&["replicating"], STEP).await?;
-        Ok(Stage { rig, network, migration })
+        Ok(Stage { rig, network, migration, cut })
     }
 
     /// An error where the library has no failpoints.
@@ -171,7 +182,7 @@ impl Stage {
                 let action = match case.fault {
                     Fault::Error => "error",
                     Fault::Worker => "kill",
-                    Fault::Source | Fault::Shard | Fault::Network => "wait",
+                    _ => "wait",
                 };
                 arm(rig, point, action);
                 rig.source.execute(&self.ask(case.way)).await?;
@@ -194,23 +205,30 @@ impl Stage {
                 tokio::task::block_in_place(|| rig.source.start())?;
                 self.release_after_crash(reached).await
             }
-            Fault::Shard => {
-                tokio::task::block_in_place(|| rig.shards[1].kill9())?;
-                reached.release(rig).await?;
-                tokio::task::block_in_place(|| rig.shards[1].start())
-            }
-            Fault::Network => {
-                self.network.cut(1);
-                reached.release(rig).await?;
-                tokio::time::sleep(CUT).await;
-                self.network.mend();
-                Ok(())
-            }
+            Fault::Shard => self.kill(&rig.shards[1], reached).await,
+            Fault::Node => self.kill(&rig.nodes[0], reached).await,
+            Fault::Network => self.cut_off(Place::Shard(1), reached).await,
+            Fault::NodeNet => self.cut_off(Place::Node(0), reached).await,
         }
     }
 
+    /// Kills a server while the cutover is held up, and starts it while it goes on.
+    async fn kill(&self, server: &Server, reached: Reached) -> Result<()> {
+        tokio::task::block_in_place(|| server.kill9())?;
+        reached.release(&self.rig).await?;
+        tokio::task::block_in_place(|| server.start())
+    }
+
+    async fn cut_off(&self, place: Place, reached: Reached) -> Result<()> {
+        self.network.cut(place);
+        reached.release(&self.rig).await?;
+        tokio::time::sleep(self.cut).await;
+        self.network.mend();
+        Ok(())
+    }
+
     /// Lets go as soon as the source answers again.
-    async fn release_after_crash(&self, reached: moment::Reached) -> Result<()> {
+    async fn release_after_crash(&self, reached: Reached) -> Result<()> {
         wait_for(STEP, "the source to answer", || async {
             match self.rig.source.execute("SELECT 1").await {
                 Ok(()) => Ok(Seen::Done(())),
@@ -277,7 +295,7 @@ impl Stage {
             Way::Back => (DESTINATION, SOURCE),
         };
         // A shard that comes back in time does not stop a cutover.
-        let may_go_on = matches!(case.fault, Fault::Shard | Fault::Network)
+        let may_go_on = !matches!(case.fault, Fault::Error | Fault::Worker | Fault::Source)
             || matches!(case.moment, Moment::Held(_)) && case.fault == Fault::Error;
         let right = match case.moment.is_committed() {
             true => active == new,
@@ -292,7 +310,8 @@ impl Stage {
     /// The active cluster takes writes, the other one does not, on any server.
     async fn check_fences(&self, active: &str) -> Result<()> {
         for server in self.rig.servers() {
-            let of_active = (server.name() == "source") == (active == SOURCE);
+            let of_source = self.rig.sources().iter().any(|s| s.name() == server.name());
+            let of_active = of_source == (active == SOURCE);
             let session = server.connect().await?;
             let written = session.execute("UPDATE settings SET stamp = stamp WHERE false").await;
             match written {
@@ -313,7 +332,7 @@ impl Stage {
     /// Removes the clients' rows, so that the next case begins small.
     async fn forget_rows(&self, active: &str) -> Result<()> {
         let servers: Vec<&Server> = match active == SOURCE {
-            true => vec![&self.rig.source],
+            true => self.rig.sources(),
             false => self.rig.shards.iter().collect(),
         };
         for server in servers {
