@@ -51,15 +51,23 @@ pub async fn prepare_reverse(
                 .cloned()
                 .collect();
             let filters = filter::of_publisher(filters, shard)?;
-            publication::create(&session, flow, &own, filters, flow.shard_on(subscriber)).await
+            publication::create(&session, flow, &own, filters, flow.shard_on(subscriber)).await?;
+            match slot::exists(&session, &flow.slot_name).await? {
+                true => Ok(()),
+                false => trial::publish(&session, flow).await,
+            }
         }
     }))
     .await?;
     renew_slots(links, flows, timeout).await?;
     for flow in flows {
-        let publisher = links.endpoint(publisher, flow.shard_on(publisher))?;
+        let shard = flow.shard_on(publisher);
+        let session = links.session(publisher, shard).await?;
+        let untried = trial::is_published(&session, flow).await?;
+        let more = if untried { trial::pending(flow) } else { String::new() };
         let session = links.session(subscriber, flow.shard_on(subscriber)).await?;
-        subscription::create(&session, publisher, flow, false, &trial::pending(flow)).await?;
+        let publisher = links.endpoint(publisher, shard)?;
+        subscription::create(&session, publisher, flow, false, &more).await?;
     }
     Ok(())
 }
