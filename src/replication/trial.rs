@@ -76,6 +76,11 @@ pub async fn run(links: &Links, flows: &[Flow]) -> Result<()> {
     let flows = untried(links, flows).await?;
     let Some(first) = flows.first() else { return Ok(()) };
     let (publisher, subscriber) = (first.direction.publisher(), first.direction.subscriber());
+    for flow in &flows {
+        for side in [publisher, subscriber] {
+            marker::remove(&*links.session(side, flow.shard_on(side)).await?, flow).await?;
+        }
+    }
     handoff::advance(links, &flows).await?;
     enable(links, &flows, subscriber, true).await?;
     let outcome = match marker::round_trip(links, &flows, PATIENCE).await {
