@@ -16,7 +16,7 @@ use crate::state::{cluster, traffic};
 /// replication and, unless told otherwise, cutover. Returns the task's number.
 ///
 /// # Errors
-/// What preflight finds; 55000 while another migration uses one of the clusters.
+/// What preflight finds; 55000 while another migration uses the database.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_start(

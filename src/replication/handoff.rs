@@ -51,17 +51,24 @@ pub async fn prepare_reverse(
             let session = links.session(publisher, shard).await?;
             let filters = filter::of_publisher(filters, shard)?;
             let to = flow.shard_on(subscriber);
-            publication::create(&session, flow, &own(shard), filters, to).await
+            publication::create(&session, flow, &own(shard), filters, to).await?;
+            match slot::exists(&session, &flow.slot_name).await? {
+                true => Ok(()),
+                false => trial::publish(&session, flow).await,
+            }
         }
     }))
     .await?;
     renew_slots(links, flows, timeout).await?;
     for flow in flows {
         let shard = flow.shard_on(publisher);
-        let publisher = links.endpoint(publisher, shard)?;
+        let session = links.session(publisher, shard).await?;
+        let untried = trial::is_published(&session, flow).await?;
+        let more = if untried { trial::pending(flow) } else { String::new() };
         let session = links.session(subscriber, flow.shard_on(subscriber)).await?;
+        let publisher = links.endpoint(publisher, shard)?;
         subscription::drop_outdated(&session, flow, &own(shard)).await?;
-        subscription::create(&session, publisher, flow, false, &trial::pending(flow)).await?;
+        subscription::create(&session, publisher, flow, false, &more).await?;
     }
     Ok(())
 }

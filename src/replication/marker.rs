@@ -158,6 +158,18 @@ async fn arrive(
     }
 }
 
+/// Removes the marker of a flow that has never run, so that the next one is an INSERT: an
+/// UPDATE of a row that the subscriber lacks would be passed over there.
+///
+/// # Errors
+/// The server's.
+pub async fn remove(session: &Connection, flow: &Flow) -> Result<()> {
+    session
+        .execute("DELETE FROM reshard.marker WHERE id = $1", &[&flow.marker_id()])
+        .await
+        .map(|_| ())
+}
+
 /// Removes the markers of a migration from every shard of a side.
 ///
 /// # Errors

@@ -22,6 +22,37 @@ fn publication(flow: &Flow) -> String {
     format!("{}_trial", flow.publication_name)
 }
 
+/// Makes the publication of markers of a flow, where it is missing. Before its slot: a
+/// transaction that was open then would be decoded without it, and the making of the
+/// slot waits for those.
+///
+/// # Errors
+/// The server's.
+pub async fn publish(publisher: &Connection, flow: &Flow) -> Result<()> {
+    publisher
+        .batch(&format!(
+            "DO $trial$ BEGIN \
+               CREATE PUBLICATION {} FOR TABLE reshard.marker WHERE (id = {}); \
+             EXCEPTION WHEN duplicate_object THEN NULL; END $trial$",
+            ident(&publication(flow)),
+            literal(&flow.marker_id())
+        ))
+        .await
+}
+
+/// Whether a flow has its publication of markers, as it has until its trial is passed.
+///
+/// # Errors
+/// The server's.
+pub async fn is_published(publisher: &Connection, flow: &Flow) -> Result<bool> {
+    publisher
+        .value(
+            "SELECT EXISTS (SELECT 1 FROM pg_publication WHERE pubname = $1)",
+            &[&publication(flow)],
+        )
+        .await
+}
+
 /// Has a subscription wait for its trial; within the transaction that made it.
 pub fn pending(flow: &Flow) -> String {
     set_publication(flow, &publication(flow))
@@ -46,8 +77,9 @@ pub async fn run(links: &Links, flows: &[Flow]) -> Result<()> {
     let Some(first) = flows.first() else { return Ok(()) };
     let (publisher, subscriber) = (first.direction.publisher(), first.direction.subscriber());
     for flow in &flows {
-        let session = links.session(publisher, flow.shard_on(publisher)).await?;
-        session.batch(&create(flow)).await?;
+        for side in [publisher, subscriber] {
+            marker::remove(&*links.session(side, flow.shard_on(side)).await?, flow).await?;
+        }
     }
     handoff::advance(links, &flows).await?;
     enable(links, &flows, subscriber, true).await?;
@@ -70,17 +102,6 @@ pub async fn run(links: &Links, flows: &[Flow]) -> Result<()> {
         session.batch(&format!("DROP PUBLICATION {}", ident(&publication(flow)))).await?;
     }
     Ok(())
-}
-
-/// The publication of markers, unless an interrupted trial has left it.
-fn create(flow: &Flow) -> String {
-    format!(
-        "DO $trial$ BEGIN \
-           CREATE PUBLICATION {} FOR TABLE reshard.marker WHERE (id = {}); \
-         EXCEPTION WHEN duplicate_object THEN NULL; END $trial$",
-        ident(&publication(flow)),
-        literal(&flow.marker_id())
-    )
 }
 
 async fn enable(links: &Links, flows: &[Flow], side: Side, enabled: bool) -> Result<()> {
