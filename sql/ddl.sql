@@ -364,11 +364,6 @@ $guard$;
 COMMENT ON FUNCTION reshard.guard_concurrently() IS
     'event trigger that forbids CREATE INDEX CONCURRENTLY on tables of running migrations before it begins';
 
-CREATE EVENT TRIGGER reshard_index ON ddl_command_start WHEN TAG IN ('CREATE INDEX')
-    EXECUTE FUNCTION reshard.guard_concurrently();
-ALTER EVENT TRIGGER reshard_index ENABLE ALWAYS;
-COMMENT ON EVENT TRIGGER reshard_index IS 'indexes that are built concurrently on tables of running migrations';
-
 CREATE FUNCTION reshard.guard_extension() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
@@ -394,16 +389,3 @@ END
 $guard$;
 COMMENT ON FUNCTION reshard.guard_extension() IS
     'event trigger that forbids DROP EXTENSION while a migration runs';
-
-CREATE EVENT TRIGGER reshard_extension ON ddl_command_start WHEN TAG IN ('DROP EXTENSION')
-    EXECUTE FUNCTION reshard.guard_extension();
-ALTER EVENT TRIGGER reshard_extension ENABLE ALWAYS;
-COMMENT ON EVENT TRIGGER reshard_extension IS 'DROP EXTENSION while a migration runs';
-
-CREATE EVENT TRIGGER reshard_ddl ON ddl_command_end EXECUTE FUNCTION reshard.guard_ddl();
-ALTER EVENT TRIGGER reshard_ddl ENABLE ALWAYS;
-COMMENT ON EVENT TRIGGER reshard_ddl IS 'DDL on tables of running migrations';
-
-CREATE EVENT TRIGGER reshard_drop ON sql_drop EXECUTE FUNCTION reshard.guard_ddl();
-ALTER EVENT TRIGGER reshard_drop ENABLE ALWAYS;
-COMMENT ON EVENT TRIGGER reshard_drop IS 'DROP of tables of running migrations';

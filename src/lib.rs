@@ -27,6 +27,7 @@ extension_sql_file!("../sql/replay_table.sql", name = "replay_table", requires =
 extension_sql_file!("../sql/ddl.sql", name = "ddl", requires = ["replay_table"]);
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["ddl"]);
 extension_sql_file!("../sql/verify.sql", name = "verify", requires = ["views"]);
+extension_sql_file!("../sql/event_triggers.sql", name = "event_triggers", requires = ["verify"]);
 extension_sql_file!("../sql/comments.sql", name = "comments", finalize);
 
 /// The library's entry: settings always, workers and shared memory only where
