@@ -41,11 +41,10 @@ struct Times {
 }
 
 impl Crew {
-    /// A worker for every two processors at first: another process is as busy with
-    /// its rows, the server's or the network's. No bound where the system doesn't
+    /// One worker for each processor at first; no bound where the system doesn't
     /// tell how busy it is.
     pub(super) fn new() -> Self {
-        let size = Times::now().map_or(usize::MAX, |_| (processors() / 2).max(1));
+        let size = Times::now().map_or(usize::MAX, |_| processors());
         Self { size, window: None, before: None, content_until: None }
     }
 
