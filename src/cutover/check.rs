@@ -129,7 +129,9 @@ const PUBLISHED: &str = "SELECT DISTINCT n.nspname::text, c.relname::text \
                                      WHERE pc.relkind = 'p' AND t.isleaf) AS leaf (oid) \
        JOIN pg_class AS c ON c.oid = leaf.oid AND c.relkind = 'r' AND c.relpersistence = 'p' \
        JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname <> 'reshard' \
-      WHERE p.pubname = $1 AND EXISTS (SELECT 1 FROM pg_attribute AS a                 WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped                   AND a.attgenerated = '')";
+      WHERE p.pubname = $1 AND EXISTS (SELECT 1 FROM pg_attribute AS a \
+             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
+               AND a.attgenerated = '')";
 
 /// Tables that hold rows of the tables $1 or of what these are parts of.
 const PARTS: &str = "WITH RECURSIVE above (oid) AS ( \

@@ -182,8 +182,8 @@ impl Meter {
     }
 }
 
-/// Counts `bytes` that are sent, books them against the rate that all workers share, `limit` bytes a second,
-/// and says how long the caller has to wait.
+/// Counts `bytes` that are sent, books them against the rate that all workers share,
+/// `limit` bytes a second, and says how long the caller has to wait.
 pub fn throttle(bytes: u64, limit: u64) -> Duration {
     let Some(board) = board() else { return Duration::ZERO };
     board.sent.fetch_add(bytes, Ordering::Relaxed);
