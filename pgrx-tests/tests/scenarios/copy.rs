@@ -112,7 +112,7 @@ async fn a_stopped_copy_goes_on_with_its_snapshot_and_copies_nothing_twice() {
         declare(&rig, KEY).await?;
         limit(&rig, 4_000).await?;
         let migration = Migration::start(&rig, false).await?;
-        in_the_middle(&rig, 20.0).await?;
+        in_the_middle(&rig, 50.0).await?;
         migration.verb("reshard_stop_task").await?;
         migration.watch(&["failed"], STEP).await.err();
         let session = rig.source.connect().await?;
