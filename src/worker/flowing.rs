@@ -46,6 +46,7 @@ pub async fn catch_up(migration: &Migration) -> Result<()> {
         ensure_child(migration, Direction::Forward)
     })?;
     set_live(migration, Direction::Forward, true).await?;
+    flush_shards(migration).await?;
 
     let threshold = i64::from(gucs::CUTOVER_LAG_THRESHOLD.get()) * 1024;
     loop {
@@ -58,6 +59,23 @@ pub async fn catch_up(migration: &Migration) -> Result<()> {
         broken(&flows, &seen)?;
         tokio::time::sleep(PERIOD).await;
     }
+}
+
+/// Has the shards write what was copied to disk, while nobody depends on them. Else
+/// their first checkpoint, or the kernel, does it some time after: the commits of
+/// clients may stand behind it for a second, and a crash recovers all of the copy.
+async fn flush_shards(migration: &Migration) -> Result<()> {
+    let shards = migration.links.sessions(Side::Destination).await?;
+    try_join_all(shards.iter().map(|(_, session)| async move {
+        // Also for members of pg_checkpoint; others do without.
+        let may = "SELECT pg_has_role('pg_checkpoint', 'USAGE')";
+        match session.value(may, &[]).await? {
+            true => session.batch("CHECKPOINT").await,
+            false => Ok(()),
+        }
+    }))
+    .await
+    .map(drop)
 }
 
 /// Makes the subscriptions of flows, disabled.
