@@ -34,6 +34,8 @@ pub enum Kind {
     Mismatch,
     /// Raised by a server; keeps that server's SQLSTATE.
     Server(String),
+    /// It was tried as often as it may be; the SQLSTATE is that of the last try.
+    OutOfTries(String),
     /// A bug (XX000).
     Internal,
 }
@@ -117,7 +119,7 @@ impl Error {
             Kind::ConnectionLost => "08006",
             Kind::Cancelled => "57014",
             Kind::Mismatch => "23000",
-            Kind::Server(code) => code,
+            Kind::Server(code) | Kind::OutOfTries(code) => code,
             Kind::Internal => "XX000",
         }
     }
@@ -128,6 +130,9 @@ impl Error {
     /// resources pass; everything else needs a human. Classes of SQLSTATE:
     /// appendix A of the PostgreSQL manual.
     pub fn policy(&self) -> Policy {
+        if matches!(self.kind, Kind::OutOfTries(_)) {
+            return Policy::Fail;
+        }
         let code = self.sqlstate();
         let transient = code.starts_with("08")
             || code.starts_with("53")

@@ -18,7 +18,7 @@ pub static MAX_COPY_WORKERS: GucSetting<i32> = GucSetting::<i32>::new(4);
 /// Size of a part in MB of the source table.
 pub static COPY_PART_SIZE: GucSetting<i32> = GucSetting::<i32>::new(64);
 /// Tries of one part before its task fails.
-pub static COPY_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(8);
+pub static COPY_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(10);
 /// Milliseconds before a part is tried again; doubled at each try.
 pub static COPY_RETRY_DELAY: GucSetting<i32> = GucSetting::<i32>::new(500);
 /// kB a second that all copy workers together may read; 0 is no limit.

@@ -189,7 +189,7 @@ impl Copier {
             wave: self.wave,
             table_id: part.table_id,
             part_no: part.part_no,
-            again: part.attempts > 1,
+            again: part.again,
             encoding: self.encoding.clone(),
         });
         self.couriers.iter().map(|courier| courier.load(Arc::clone(&job))).unzip()

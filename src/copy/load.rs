@@ -12,6 +12,9 @@ use crate::remote::{self, quote, Connection, Endpoint, Purpose};
 /// One message of the protocol is not larger than this.
 const WRITE: usize = 256 * 1024;
 
+/// unique_violation
+const UNIQUE_VIOLATION: &str = "23505";
+
 /// What is sent to a shard of one part.
 #[derive(Debug)]
 pub(super) struct Job {
@@ -27,7 +30,7 @@ pub(super) struct Job {
     pub(super) table_id: i32,
     /// The part.
     pub(super) part_no: i32,
-    /// The part was tried before: a shard may have it.
+    /// The part was begun before: a shard may have it.
     pub(super) again: bool,
     /// Encoding of the strings, where it is not UTF8.
     pub(super) encoding: Option<String>,
@@ -93,7 +96,16 @@ impl Link {
             Some(session) if !session.connection.is_closed() => session,
             _ => Session::open(&self.endpoint).await?,
         };
-        session.load(job, data).await?;
+        if let Err(error) = session.load(job, data).await {
+            // An earlier try whose session was lost may have committed meanwhile.
+            if error.sqlstate() != UNIQUE_VIOLATION {
+                return Err(error);
+            }
+            session = Session::open(&self.endpoint).await?;
+            if !session.has_it(job).await? {
+                return Err(error);
+            }
+        }
         self.session = Some(session);
         Ok(())
     }

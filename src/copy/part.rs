@@ -31,7 +31,10 @@ pub(crate) struct Part {
     pub(crate) part_no: i32,
     block_from: u32,
     block_to: Option<u32>,
+    /// Tries so far, this one included; begins anew when the task is resumed.
     pub(crate) attempts: i32,
+    /// It was begun before: a shard may have it.
+    pub(crate) again: bool,
     pub(crate) relation: u32,
     pub(crate) schema_name: String,
     pub(crate) table_name: String,
@@ -101,6 +104,7 @@ pub(crate) fn claim(task_id: i64, wave: i32, node: ShardNo, pid: i32) -> Result<
         let parts: Vec<Part> = db::rows(
             "WITH open AS NOT MATERIALIZED ( \
                  SELECT p.table_id, p.part_no, p.claim_order, p.bytes_total, \
+                        p.started_at IS NOT NULL AS again, \
                         p.table_id IN (SELECT r.table_id FROM reshard.copy_part AS r \
                                         WHERE r.task_id = $1 AND r.status = 'running') AS shared \
                    FROM reshard.copy_part AS p \
@@ -116,7 +120,7 @@ pub(crate) fn claim(task_id: i64, wave: i32, node: ShardNo, pid: i32) -> Result<
                  (SELECT o.* FROM open AS o WHERE NOT EXISTS (SELECT FROM own) \
                    ORDER BY o.claim_order LIMIT $5) \
              ), chosen AS ( \
-                 SELECT h.table_id, h.part_no, h.claim_order \
+                 SELECT h.table_id, h.part_no, h.again \
                    FROM (SELECT *, row_number() OVER (ORDER BY claim_order, table_id, part_no) AS n, \
                                 sum(bytes_total) OVER (ORDER BY claim_order, table_id, part_no) AS total \
                            FROM head) AS h \
@@ -135,7 +139,8 @@ pub(crate) fn claim(task_id: i64, wave: i32, node: ShardNo, pid: i32) -> Result<
               WHERE p.task_id = $1 AND p.table_id = c.table_id AND p.part_no = c.part_no \
              RETURNING pg_catalog.jsonb_build_object( \
                  'table_id', p.table_id, 'part_no', p.part_no, 'block_from', p.block_from, \
-                 'block_to', p.block_to, 'attempts', p.attempts, 'relation', p.relation::bigint, \
+                 'block_to', p.block_to, 'attempts', p.attempts, 'again', c.again, \
+                 'relation', p.relation::bigint, \
                  'schema_name', t.schema_name, 'table_name', t.table_name, 'columns', t.columns, \
                  'key_column', t.key_column, \
                  'key_method', t.key_method, 'row_filter', t.row_filter, 'format', t.format)",
@@ -284,8 +289,7 @@ fn release(task_id: i64, node: ShardNo, pid: i32) -> Result<()> {
     .map(|_| ())
 }
 
-/// Frees parts of an earlier process with this one's id. They count as tried: a
-/// shard may have them.
+/// Frees parts of an earlier process with this one's id.
 pub(crate) fn free_own(task_id: i64, node: ShardNo, pid: i32) -> Result<()> {
     xact::transaction_async(|| {
         db::execute(
@@ -313,14 +317,14 @@ pub(crate) fn forget_table(task_id: i64, table_id: i32) -> Result<()> {
     .map(|_| ())
 }
 
-/// Puts parts that were given up back to be tried again.
+/// Puts parts that were given up back; what is left has all its tries again, at once.
 ///
 /// # Errors
 /// Those of the state tables.
 pub fn reopen_failed(task_id: i64) -> Result<()> {
     db::execute(
         "UPDATE reshard.copy_part SET status = 'pending', attempts = 0, not_before = NULL \
-          WHERE task_id = $1 AND status = 'failed'",
+          WHERE task_id = $1 AND status IN ('failed', 'pending')",
         &[Arg::I64(task_id)],
     )?;
     db::execute(

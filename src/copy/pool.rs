@@ -8,7 +8,7 @@ use tokio::time::MissedTickBehavior;
 use crate::cluster::ShardNo;
 use crate::copy::crew::Crew;
 use crate::copy::nodes::{self, Node};
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Error, Kind, Result};
 use crate::gucs;
 use crate::pg::db::{self, Arg};
 use crate::pg::dynamic_worker::{self, DynamicWorker, WorkerStatus};
@@ -24,6 +24,9 @@ const SURVEY_AT_MOST: Duration = Duration::from_millis(100);
 const LEAVE: Duration = Duration::from_secs(2);
 /// How long workers may take to go once they are told to.
 const GO: Duration = Duration::from_secs(10);
+
+/// disk_full
+const DISK_FULL: &str = "53100";
 
 /// How a wave ended without an error.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -158,7 +161,7 @@ impl Pool {
             let survey = self.survey()?;
             surveyed = Some(Instant::now());
             if let Some(failed) = survey.failed {
-                return Err(part_error(failed));
+                return Err(part_error(failed, self.task_id));
             }
             if !survey.snapshot || is_lost() {
                 return Ok(Finished::SnapshotLost);
@@ -395,17 +398,22 @@ fn survey(task_id: i64, wave: i32, node: ShardNo) -> Result<Survey> {
     .ok_or_else(|| Error::internal("the survey of the copy returned no row"))
 }
 
-fn part_error(part: FailedPart) -> Error {
+/// A part that is out of tries, or whose error does not pass, ends the copy.
+fn part_error(part: FailedPart, task_id: i64) -> Error {
     let code = part.sqlstate.unwrap_or_else(|| "XX000".to_owned());
-    let mut error =
-        Error::new(Kind::Server(code), part.error.unwrap_or_else(|| "unknown error".to_owned()));
-    error.hint = part.hint;
-    let what = format!(
-        "could not copy table {} (part {}, {} tries)",
-        part.table, part.part_no, part.attempts
-    );
-    match Err::<(), _>(error).context(what) {
-        Err(error) => error,
-        Ok(()) => Error::internal("unreachable"),
+    let hint = match code.as_str() {
+        DISK_FULL => {
+            Some(format!("Free disk space on that server, then SELECT reshard_resume({task_id});"))
+        }
+        _ => part.hint,
+    };
+    Error {
+        kind: Kind::OutOfTries(code),
+        message: format!(
+            "could not copy table {} (part {}, {} tries)",
+            part.table, part.part_no, part.attempts
+        ),
+        detail: part.error,
+        hint,
     }
 }

@@ -121,6 +121,15 @@ fn extent(args: &Args) -> Extent {
     }
 }
 
+/// Has the hint say how the task goes on, where it doesn't yet.
+fn with_way_on(mut error: Error, id: i64) -> Error {
+    let hint = error.hint.as_deref().unwrap_or("Mend the cause.");
+    if !hint.contains("SELECT reshard_") {
+        error.hint = Some(format!("{hint} Then SELECT reshard_resume({id});"));
+    }
+    error
+}
+
 /// Waits before another try; false where there will be none.
 async fn retry(id: i64, error: &Error, failures: u32, shared: &Shared) -> bool {
     let give_up = error.policy() == Policy::Fail || failures >= TRIES;
@@ -132,10 +141,7 @@ async fn retry(id: i64, error: &Error, failures: u32, shared: &Shared) -> bool {
             && (task.phase == Phase::Cutover
                 || task.phase.is_flowing() && error.policy() == Policy::Retry);
         if give_up && !watching {
-            let mut error = error.clone();
-            if error.hint.is_none() {
-                error.hint = Some(format!("Mend the cause, then SELECT reshard_resume({id});"));
-            }
+            let error = with_way_on(error.clone(), id);
             task::fail(id, &error)?;
             write_error(id, Severity::Error, "failed", &error)?;
             return Ok(false);

@@ -1,6 +1,7 @@
 //! Servers and groups of servers: each its own process, port and folder.
 
 mod account;
+mod disk;
 mod installation;
 mod lease;
 mod network;
@@ -10,6 +11,7 @@ mod rig;
 mod scratch;
 mod server;
 
+pub use disk::SmallDisk;
 pub use installation::Installation;
 pub use network::{Network, Place};
 pub use pooler::{Pooler, POOLER};

@@ -21,14 +21,14 @@ const LONG: Duration = Duration::from_secs(900);
 const WORKER_MEMORY: u64 = 64_000_000;
 
 /// Sets the rate limit of the copy, in kB a second; 0 is none.
-async fn limit(rig: &Rig, rate: u32) -> Result<()> {
+pub async fn limit(rig: &Rig, rate: u32) -> Result<()> {
     let session = rig.source.connect().await?;
     session.execute(&format!("ALTER SYSTEM SET reshard.copy_rate_limit = {rate}")).await?;
     session.execute("SELECT pg_reload_conf()").await
 }
 
 /// `tables` tables of the same size, spread by the application's key.
-async fn fill(rig: &Rig, tables: usize, rows: usize) -> Result<()> {
+pub async fn fill(rig: &Rig, tables: usize, rows: usize) -> Result<()> {
     let session = rig.source.connect().await?;
     for table in 1..=tables {
         session
@@ -57,7 +57,7 @@ async fn in_the_middle(rig: &Rig, percent: f64) -> Result<()> {
 }
 
 /// Fails where any row is missing, doubled or on a wrong shard.
-async fn equal(rig: &Rig) -> Result<()> {
+pub async fn equal(rig: &Rig) -> Result<()> {
     let differences = compare(rig, KEY).await?;
     match differences.is_empty() {
         true => Ok(()),

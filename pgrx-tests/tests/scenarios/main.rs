@@ -9,6 +9,7 @@ mod copy;
 mod cutover;
 mod ddl;
 mod faults;
+mod full_disk;
 mod harness;
 mod load;
 mod mistakes;
