@@ -8,15 +8,21 @@ use std::ffi::CStr;
 use std::io::{Error as IoError, ErrorKind};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::PathBuf;
-use std::process::{Child as OsChild, Command, ExitStatus};
+use std::process::{Child as OsChild, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use pgrx::pg_sys;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe::Receiver;
 
 use crate::error::{Error, Result};
 
 /// How often an ending program is looked at, once its outputs are closed.
 const REAP_INTERVAL: Duration = Duration::from_millis(2);
+/// How long a program may take to say its version.
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Bytes of what it says that are read.
+const VERSION_LIMIT: usize = 200;
 
 /// The path of a program in the folder of the running `postgres`.
 ///
@@ -50,7 +56,7 @@ pub struct Child {
 ///
 /// # Errors
 /// 55000 where the system can't start it.
-pub fn spawn(mut command: Command) -> Result<Child> {
+pub fn spawn(command: &mut Command) -> Result<Child> {
     let program = PathBuf::from(command.get_program());
     let name =
         program.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
@@ -114,6 +120,51 @@ impl Drop for Child {
         // Both fail only where the program has been reaped already.
         drop(self.inner.kill());
         drop(self.inner.wait());
+    }
+}
+
+/// Reads a pipe to its end; keeps the first `limit` bytes.
+///
+/// # Errors
+/// XX000 where it can't be read.
+pub async fn read_all(pipe: std::os::fd::OwnedFd, limit: usize) -> Result<Vec<u8>> {
+    let broken = |error| Error::internal(format!("could not read from a program: {error}"));
+    let mut receiver = Receiver::from_owned_fd(pipe).map_err(broken)?;
+    let mut kept = Vec::new();
+    let mut chunk = vec![0; 64 * 1024];
+    loop {
+        let n = receiver.read(&mut chunk).await.map_err(broken)?;
+        if n == 0 {
+            return Ok(kept);
+        }
+        let room = limit.saturating_sub(kept.len());
+        kept.extend_from_slice(&chunk[..n.min(room)]);
+    }
+}
+
+/// What a program beside `postgres` answers to `--version`.
+///
+/// # Errors
+/// 55000 where it is not there, can't be started, fails or doesn't answer.
+pub async fn version_of(name: &str) -> Result<String> {
+    let mut command = Command::new(find(name)?);
+    command.arg("--version").env("LC_ALL", "C").stdin(Stdio::null()).stderr(Stdio::null());
+    let mut child = spawn(command.stdout(Stdio::piped()))?;
+    let answer = async {
+        let said = match child.take_stdout() {
+            Some(stdout) => read_all(stdout.into(), VERSION_LIMIT).await?,
+            None => Vec::new(),
+        };
+        Ok((String::from_utf8_lossy(&said).trim().to_owned(), child.wait().await?))
+    };
+    let unfit = |why: String| {
+        Error::state(format!("program \"{name}\" doesn't tell its version")).detail(why)
+    };
+    match tokio::time::timeout(VERSION_TIMEOUT, answer).await {
+        Ok(Ok((said, status))) if status.success() => Ok(said),
+        Ok(Ok((_, status))) => Err(unfit(format!("It ended with {}.", describe(status)))),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(unfit(format!("It has not answered for {VERSION_TIMEOUT:?}."))),
     }
 }
 

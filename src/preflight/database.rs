@@ -272,10 +272,11 @@ pub fn extensions(facts: &Facts<'_>) -> Vec<Finding> {
         Some((_, source)) if facts.verb.makes_schema() => source,
         _ => return Vec::new(),
     };
+    let needed = facts.content.as_ref().and_then(|c| c.needed_extensions.as_ref());
+    let wanted = |name: &str| name != "reshard" && needed.is_none_or(|n| n.contains(name));
     let mut out = Vec::new();
     for (server, known) in facts.known_of(Side::Destination) {
-        let wanted = source.extensions.iter().filter(|(name, _)| name.as_str() != "reshard");
-        for (name, version) in wanted {
+        for (name, version) in source.extensions.iter().filter(|(name, _)| wanted(name)) {
             let object = format!("extension \"{name}\"");
             match known.available.get(name) {
                 None => out.push(

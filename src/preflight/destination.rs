@@ -54,22 +54,12 @@ pub fn destination_extension(facts: &Facts<'_>) -> Vec<Finding> {
 pub fn destination_empty(facts: &Facts<'_>) -> Vec<Finding> {
     match wanted(facts) {
         Wanted::Absent => {
-            let mut found = in_the_way(
-                facts,
-                |t| t.has_rows && t.published,
-                "has rows already",
-                "Empty them there: TRUNCATE ...;",
-            );
+            let mut found = in_the_way(facts, |t| t.has_rows && t.published, "has rows already");
             found.extend(other_definitions(facts));
             found.extend(same_definitions(facts));
             found
         }
-        Wanted::Empty => in_the_way(
-            facts,
-            |t| t.has_rows && t.published,
-            "has rows already",
-            "Empty them there: TRUNCATE ...;",
-        ),
+        Wanted::Empty => in_the_way(facts, |t| t.has_rows && t.published, "has rows already"),
         Wanted::Present => Vec::new(),
     }
 }
@@ -103,11 +93,26 @@ fn other_definitions(facts: &Facts<'_>) -> Vec<Finding> {
                     "On the source it is: {here}. On the shard: {}.",
                     relation.definition
                 ))
-                .hint("Use an empty database, or drop it there: DROP TABLE ... CASCADE;"),
+                .hint(format!(
+                    "Use an empty database, or drop it there: DROP {} {} CASCADE;",
+                    keyword(&relation.definition),
+                    relation.name
+                )),
             );
         }
     }
     out
+}
+
+/// What drops a relation, by the word that its definition begins with.
+fn keyword(definition: &str) -> &'static str {
+    match definition {
+        d if d.starts_with("view") => "VIEW",
+        d if d.starts_with("materialized view") => "MATERIALIZED VIEW",
+        d if d.starts_with("foreign table") => "FOREIGN TABLE",
+        d if d.starts_with("sequence") => "SEQUENCE",
+        _ => "TABLE",
+    }
 }
 
 /// Relations that a shard has already, as they shall be, made by others.
@@ -139,12 +144,7 @@ fn same_definitions(facts: &Facts<'_>) -> Vec<Finding> {
     out
 }
 
-fn in_the_way(
-    facts: &Facts<'_>,
-    wrong: impl Fn(&Existing) -> bool,
-    what: &str,
-    remedy: &str,
-) -> Vec<Finding> {
+fn in_the_way(facts: &Facts<'_>, wrong: impl Fn(&Existing) -> bool, what: &str) -> Vec<Finding> {
     let mut out = Vec::new();
     for (server, _) in facts.known_of(Side::Destination) {
         let found: Vec<&Existing> = server.existing.iter().filter(|t| wrong(t)).collect();
@@ -160,7 +160,7 @@ fn in_the_way(
             )
             .object(names.first().copied().unwrap_or_default())
             .detail(format!("In the way: {}.", listed(&names)))
-            .hint(remedy),
+            .hint(format!("Empty them there: TRUNCATE {};", names.join(", "))),
         );
     }
     out

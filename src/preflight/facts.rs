@@ -1,12 +1,12 @@
 //! The facts that checks judge.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Cluster, Method, ShardingRule, Side};
 use crate::error::{Error, Result};
 use crate::gucs;
-use crate::pg::{db, shmem, subprocess};
+use crate::pg::{db, shmem};
 use crate::preflight::nodes::Nodes;
 use crate::preflight::placement::Mapped;
 use crate::preflight::Verb;
@@ -32,8 +32,8 @@ pub struct Facts<'a> {
     pub token: String,
     /// Whether the library was preloaded here.
     pub preloaded: bool,
-    /// Programs that the verb needs and that aren't installed here.
-    pub missing_programs: Vec<Error>,
+    /// What is wrong with the programs that the verb needs here.
+    pub unfit_programs: Vec<Error>,
     /// System identifier and name of this database.
     pub here: (String, String),
     /// Copy workers of the run.
@@ -160,6 +160,9 @@ pub struct Content {
     /// What the relations look like that a shard has already.
     #[serde(skip)]
     pub definitions: Vec<Existing>,
+    /// Extensions that come along; none where all do.
+    #[serde(skip)]
+    pub needed_extensions: Option<BTreeSet<String>>,
     #[serde(skip)]
     pub tables: Vec<Table>,
     #[serde(skip)]
@@ -356,13 +359,7 @@ impl<'a> Facts<'a> {
             rules: state::cluster::rules(&destination.name)?,
             token: state::token()?,
             preloaded: shmem::is_preloaded(),
-            missing_programs: match verb {
-                Verb::Replicate => Vec::new(),
-                _ => ["pg_dump", "reshard-schema"]
-                    .iter()
-                    .filter_map(|name| subprocess::find(name).err())
-                    .collect(),
-            },
+            unfit_programs: Vec::new(),
             here: (system.unwrap_or_default(), database.unwrap_or_default()),
             copy_workers: gucs::copy_workers(source.size()).into(),
             servers: side(source, Side::Source)

@@ -1,4 +1,6 @@
 //! Reads the facts from every server, in read-only sessions, at the same time.
+use std::time::{Duration, Instant};
+
 use futures::future::join_all;
 use serde::de::DeserializeOwned;
 
@@ -7,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::preflight::facts::{
     Content, Existing, Facts, ForeignKey, ServerState, Table, Unreachable, Use,
 };
-use crate::preflight::{nodes, placement, sample};
+use crate::preflight::{nodes, placement, programs, sample};
 use crate::remote::quote::{ident, qualified};
 use crate::remote::{self, replication, Connection, Endpoint, Needed, Purpose};
 use crate::state::options::SchemaScope;
@@ -20,10 +22,14 @@ const SESSION: &str = "SET default_transaction_read_only = on; SET lock_timeout 
 const TABLES_AT_ONCE: usize = 100;
 /// How long rows are searched for that break a foreign key.
 const FOREIGN_KEY_TIMEOUT: &str = "2s";
+/// How long they are searched for in all of them.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Fills in all that other servers know. What can't be read is a fact too.
 pub async fn all(facts: &mut Facts<'_>) {
-    let sessions = join_all(facts.servers.iter().map(|server| ask(server.endpoint))).await;
+    let asked = join_all(facts.servers.iter().map(|server| ask(server.endpoint)));
+    let (unfit, sessions) = futures::join!(programs::look(facts.verb), asked);
+    facts.unfit_programs = unfit;
     let mut source = None;
     let mut others = Vec::new();
     let mut home = 0;
@@ -200,6 +206,10 @@ async fn restrict(facts: &Facts<'_>, session: &Connection, content: &mut Content
         };
         content.used_roles.retain(|role| role.uses.iter().any(is_needed));
         content.relations.retain(|r| needed.has("relation", Some(&r.schema_name), &r.table_name));
+        let extensions =
+            facts.known_of(Side::Source).flat_map(|(_, known)| known.extensions.keys());
+        content.needed_extensions =
+            Some(extensions.filter(|x| needed.has("extension", None, x)).cloned().collect());
     }
     Ok(())
 }
@@ -231,7 +241,11 @@ async fn content(facts: &Facts<'_>, session: &Connection) -> Result<Content> {
     if facts.is_spread() {
         session.batch(&format!("SET statement_timeout = '{FOREIGN_KEY_TIMEOUT}'")).await?;
         let tables = content.tables.clone();
+        let began = Instant::now();
         for foreign_key in &mut content.foreign_keys {
+            if began.elapsed() > PATIENCE {
+                break;
+            }
             foreign_key.crosses = crosses(session, &tables, foreign_key).await?;
         }
         sample::look(session, &mut content.tables, facts.destination).await?;

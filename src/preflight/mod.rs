@@ -14,6 +14,7 @@ mod finding;
 mod gather;
 mod nodes;
 mod placement;
+mod programs;
 mod publication;
 mod reach;
 mod sample;
@@ -60,7 +61,7 @@ type Check = fn(&Facts<'_>) -> Vec<Finding>;
 /// All checks, in the order in which a DBA would mend what they find.
 const CHECKS: &[Check] = &[
     server::library_preloaded,
-    server::programs,
+    programs::programs,
     server::connection,
     server::privilege,
     server::server_version,

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use crate::cluster::{Method, ShardNo, Side};
 use crate::error::{Error, Kind, Result};
-use crate::preflight::facts::{Content, Facts};
+use crate::preflight::facts::{Content, Facts, Table};
 use crate::preflight::finding::Finding;
 use crate::preflight::Verb;
 use crate::remote::quote::qualified;
@@ -90,19 +90,24 @@ pub async fn gather(
         }
     }))
     .await?;
-    for table in content.tables.iter().filter(|t| t.leaf) {
-        let key: String = here
-            .value(
-                "SELECT jsonb_build_object('column', k.column_name, 'method', k.method, \
+    let leaves: Vec<&Table> = content.tables.iter().filter(|t| t.leaf).collect();
+    let oids: Vec<i64> = leaves.iter().map(|t| t.oid).collect();
+    let keys: String = here
+        .value(
+            "SELECT coalesce(jsonb_agg(jsonb_build_object( \
+                        'column', k.column_name, 'method', k.method, \
                         'type_name', format_type(a.atttypid, -1), \
-                        'type_oid', a.atttypid::bigint, 'collation', a.attcollation::bigint)::text \
-                   FROM reshard.sharding_key_of($1::bigint::oid, $2) AS k \
-                   LEFT JOIN pg_attribute AS a ON a.attrelid = $1::bigint::oid \
-                         AND a.attname = k.column_name AND a.attnum > 0 AND NOT a.attisdropped",
-                &[&table.oid, &facts.source.name],
-            )
-            .await?;
-        let key = serde_json::from_str(&key)?;
+                        'type_oid', a.atttypid::bigint, 'collation', a.attcollation::bigint) \
+                        ORDER BY t.nr), '[]')::text \
+               FROM unnest($1::bigint[]) WITH ORDINALITY AS t (oid, nr) \
+              CROSS JOIN LATERAL reshard.sharding_key_of(t.oid::oid, $2) AS k \
+               LEFT JOIN pg_attribute AS a ON a.attrelid = t.oid::oid \
+                     AND a.attname = k.column_name AND a.attnum > 0 AND NOT a.attisdropped",
+            &[&oids, &facts.source.name],
+        )
+        .await?;
+    let keys: Vec<SourceKey> = serde_json::from_str(&keys)?;
+    for (table, key) in leaves.into_iter().zip(keys) {
         nodes.tables.push(Spread {
             schema_name: table.schema_name.clone(),
             table_name: table.table_name.clone(),
@@ -224,7 +229,11 @@ pub fn node_joined(facts: &Facts<'_>) -> Vec<Finding> {
             )
             .object(object)
             .detail(format!("It is {task}."))
-            .hint("Complete or cancel it in the database where it was started.")
+            .hint(format!(
+                "In the database where it was started: SELECT reshard_complete({0}); or SELECT \
+                 reshard_cancel({0});",
+                task.split([' ', ',']).nth(1).unwrap_or("...")
+            ))
         })
         .collect()
 }
@@ -342,7 +351,13 @@ pub fn node_keys(facts: &Facts<'_>) -> Vec<Finding> {
             )
             .object(table)
             .detail("Between two clusters of several shards a table keeps its sharding key.")
-            .hint("Declare the same column for both clusters.")
+            .hint(format!(
+                "Declare the same column for both clusters: SELECT reshard_set_sharding_key('{}', \
+                 '{}', relation => '{}');",
+                facts.destination.name.replace('\'', "''"),
+                t.key.column.as_deref().unwrap_or_default().replace('\'', "''"),
+                qualified(&t.schema_name, &t.table_name).replace('\'', "''")
+            ))
         })
         .collect()
 }

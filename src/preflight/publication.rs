@@ -3,6 +3,7 @@ use crate::cluster::Method;
 use crate::error::Kind;
 use crate::preflight::facts::{Facts, Table};
 use crate::preflight::finding::Finding;
+use crate::remote::quote::ident;
 
 fn quoted(text: &str) -> String {
     text.replace('\'', "''")
@@ -16,7 +17,7 @@ pub fn publication_exists(facts: &Facts<'_>) -> Vec<Finding> {
     }
     let object = format!("publication \"{}\"", facts.publication);
     let hint = match content.publications.as_slice() {
-        [] => "Create it: CREATE PUBLICATION ... FOR TABLE ...;".to_owned(),
+        [] => format!("Create it: CREATE PUBLICATION {} FOR ALL TABLES;", ident(facts.publication)),
         names => format!("Publications of the source are: {}.", names.join(", ")),
     };
     vec![Finding::error("publication", Kind::MissingObject, format!("{object} does not exist"))
@@ -36,7 +37,10 @@ pub fn publication_empty(facts: &Facts<'_>) -> Vec<Finding> {
     let object = format!("publication \"{}\"", facts.publication);
     vec![Finding::error("publication_empty", Kind::WrongState, format!("{object} covers no table"))
         .object(object)
-        .hint("Add the tables that shall move: ALTER PUBLICATION ... ADD TABLE ...;")]
+        .hint(format!(
+            "Add the tables that shall move: ALTER PUBLICATION {} ADD TABLE ...;",
+            ident(facts.publication)
+        ))]
 }
 
 /// A destination of several shards has a sharding key, and a table with it.
@@ -108,7 +112,15 @@ pub fn sharding_key_table(facts: &Facts<'_>) -> Vec<Finding> {
                     "Publication \"{}\" doesn't cover it, or it doesn't exist.",
                     facts.publication
                 ))
-                .hint("Add it: ALTER PUBLICATION ... ADD TABLE ...;"),
+                .hint(format!(
+                    "Add it: ALTER PUBLICATION {} ADD TABLE {}{}; or take the key back: SELECT \
+                     reshard_drop_sharding_key('{}', '{}', relation => '...');",
+                    ident(facts.publication),
+                    schema.map_or(String::new(), |schema| format!("{}.", ident(schema))),
+                    ident(table),
+                    quoted(&facts.destination.name),
+                    quoted(&rule.column_name)
+                )),
             )
         })
         .collect()
@@ -200,9 +212,12 @@ pub fn sharding_key_type(facts: &Facts<'_>) -> Vec<Finding> {
                      or its collation is user-defined.",
                     t.key_type.as_deref().unwrap_or("of the column")
                 ),
-                "Shard the table by another column, or give this one a built-in type: ALTER TABLE \
-                 ... ALTER COLUMN ... TYPE ...;"
-                    .to_owned(),
+                format!(
+                    "Shard the table by another column, or give this one a built-in type: ALTER \
+                     TABLE {} ALTER COLUMN {} TYPE ...;",
+                    t.name,
+                    ident(key)
+                ),
             );
         }
         (

@@ -1,5 +1,7 @@
 //! Looks into the rows of sharded tables: keys that are null, and how a sample
 //! of them is spread over the shards. Bounded in time.
+use std::time::{Duration, Instant};
+
 use crate::cluster::placement::{shard_of_hash, HASH_PARTITION_SEED};
 use crate::cluster::{Cluster, KeySql, Placement};
 use crate::error::{Error, Result};
@@ -13,6 +15,8 @@ const ROWS: i64 = 5_000;
 const TABLES: usize = 20;
 /// How long one question may take.
 const TIMEOUT: &str = "SET statement_timeout = '2s'";
+/// How long all of them may take; of the smaller tables less is known then.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Fills in what can be said of each sharded table.
 ///
@@ -23,7 +27,11 @@ pub async fn look(session: &Connection, tables: &mut [Table], cluster: &Cluster)
     let mut sharded: Vec<&mut Table> =
         tables.iter_mut().filter(|t| t.leaf && t.is_sharded()).collect();
     sharded.sort_by_key(|t| std::cmp::Reverse(t.heap_bytes));
+    let began = Instant::now();
     for (i, table) in sharded.into_iter().enumerate() {
+        if began.elapsed() > PATIENCE {
+            break;
+        }
         if !table.key_not_null && table.heap_bytes > 0 {
             table.has_null_keys = in_time(null_keys(session, table).await)?;
         }

@@ -27,12 +27,6 @@ pub fn library_preloaded(facts: &Facts<'_>) -> Vec<Finding> {
     )]
 }
 
-/// The programs that read the source's schema are installed here.
-pub fn programs(facts: &Facts<'_>) -> Vec<Finding> {
-    let missing = facts.missing_programs.iter();
-    missing.map(|error| Finding::from_error("programs", error)).collect()
-}
-
 /// Every server can be reached with its connection string.
 pub fn connection(facts: &Facts<'_>) -> Vec<Finding> {
     facts
@@ -141,9 +135,19 @@ pub fn slot_limits(facts: &Facts<'_>) -> Vec<Finding> {
                 "Slots keep the WAL that is written during the copy; there {}.",
                 known.slot_limits.join(", ")
             ))
-            .hint("For the time of the run: ALTER SYSTEM RESET that setting; SELECT pg_reload_conf();")
+            .hint(format!(
+                "For the time of the run: {}SELECT pg_reload_conf();",
+                known.slot_limits.iter().map(|limit| unlimited(limit)).collect::<String>()
+            ))
         })
         .collect()
+}
+
+/// The statement that takes the limit `name = value` away.
+fn unlimited(limit: &str) -> String {
+    let name = limit.split(' ').next().unwrap_or_default();
+    let none = if name == "max_slot_wal_keep_size" { "-1" } else { "0" };
+    format!("ALTER SYSTEM SET {name} = {none}; ")
 }
 
 /// Shards take writes.
@@ -232,7 +236,7 @@ mod tests {
             rules: Vec::new(),
             token: String::new(),
             preloaded: true,
-            missing_programs: Vec::new(),
+            unfit_programs: Vec::new(),
             here: (String::new(), String::new()),
             copy_workers: 1,
             servers: vec![

@@ -60,7 +60,11 @@ fn judge(facts: &Facts<'_>, key: &ForeignKey) -> Option<Finding> {
                 "It refers to table {}, which is not published: its rows don't move.",
                 key.to_name
             ),
-            "Add that table to the publication: ALTER PUBLICATION ... ADD TABLE ...;",
+            &format!(
+                "Add that table to the publication: ALTER PUBLICATION {} ADD TABLE {};",
+                ident(facts.publication),
+                key.to_name
+            ),
         ));
     };
     if !facts.is_spread() {

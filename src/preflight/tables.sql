@@ -68,6 +68,32 @@ WITH RECURSIVE rule AS (
       LEFT JOIN pg_attribute AS a ON a.attrelid = k.oid AND a.attname = k.key
                                  AND a.attnum > 0 AND NOT a.attisdropped
       LEFT JOIN pg_type AS t ON t.oid = a.atttypid
+), key_class AS (
+    -- The default operator class of each key's type, of btree and of hash, with the
+    -- function that hash partitioning calls. Binary-coercible types use another's, the
+    -- preferred one first (GetDefaultOpClass).
+    SELECT DISTINCT ON (t.oid, o.opcmethod) t.oid AS type, o.opcmethod, o.opcfamily,
+           (SELECT format('%I.%I', n.nspname, p.proname)
+              FROM pg_amproc AS m
+              JOIN pg_proc AS p ON p.oid = m.amproc
+              JOIN pg_namespace AS n ON n.oid = p.pronamespace
+             WHERE m.amprocfamily = o.opcfamily AND m.amprocnum = 2
+               AND m.amproclefttype = o.opcintype AND m.amprocrighttype = o.opcintype) AS function
+      FROM (SELECT DISTINCT b.key_base AS oid FROM base AS b) AS k
+      JOIN pg_type AS t ON t.oid = k.oid
+      -- 403 is the access method btree, 405 is hash.
+      JOIN pg_opclass AS o ON o.opcdefault AND o.opcmethod IN (403, 405)
+       AND (o.opcintype = t.oid
+            OR o.opcintype = 'anyenum'::regtype AND t.typtype = 'e'
+            OR o.opcintype = 'anyrange'::regtype AND t.typtype = 'r'
+            OR o.opcintype = 'anymultirange'::regtype AND t.typtype = 'm'
+            OR o.opcintype = 'record'::regtype AND t.typtype = 'c'
+            OR o.opcintype = 'anyarray'::regtype AND t.typelem <> 0 AND t.typlen = -1
+            OR EXISTS (SELECT FROM pg_cast AS c
+                        WHERE c.castsource = t.oid AND c.casttarget = o.opcintype
+                          AND c.castmethod = 'b' AND c.castcontext = 'i'))
+      JOIN pg_type AS i ON i.oid = o.opcintype
+     ORDER BY t.oid, o.opcmethod, o.opcintype = t.oid DESC, i.typispreferred DESC
 )
 SELECT coalesce(jsonb_agg(jsonb_build_object(
     'oid', b.oid::bigint, 'schema_name', b.nspname, 'table_name', b.relname,
@@ -80,34 +106,8 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
     'key_type_oid', b.key_type_oid, 'key_collation', b.key_collation, 'row_filter', b.rowfilter,
     -- 16384 is FirstNormalObjectId: what is below is built in.
     'key_built_in', coalesce(b.key_type_oid < 16384 AND b.key_collation < 16384, false),
-    'key_hashable', EXISTS (
-        -- 405 is the access method hash. Binary-coercible types use another's operators.
-        SELECT FROM pg_type AS t
-          JOIN pg_opclass AS o ON o.opcmethod = 405 AND o.opcdefault
-         WHERE t.oid = b.key_base
-           AND (o.opcintype = t.oid
-                OR o.opcintype = 'anyenum'::regtype AND t.typtype = 'e'
-                OR o.opcintype = 'anyrange'::regtype AND t.typtype = 'r'
-                OR o.opcintype = 'anymultirange'::regtype AND t.typtype = 'm'
-                OR o.opcintype = 'record'::regtype AND t.typtype = 'c'
-                OR o.opcintype = 'anyarray'::regtype AND t.typelem <> 0 AND t.typlen = -1
-                OR EXISTS (SELECT FROM pg_cast AS c
-                            WHERE c.castsource = t.oid AND c.casttarget = o.opcintype
-                              AND c.castmethod = 'b' AND c.castcontext = 'i'))),
-    'key_comparable', EXISTS (
-        -- 403 is the access method btree.
-        SELECT FROM pg_type AS t
-          JOIN pg_opclass AS o ON o.opcmethod = 403 AND o.opcdefault
-         WHERE t.oid = b.key_base
-           AND (o.opcintype = t.oid
-                OR o.opcintype = 'anyenum'::regtype AND t.typtype = 'e'
-                OR o.opcintype = 'anyrange'::regtype AND t.typtype = 'r'
-                OR o.opcintype = 'anymultirange'::regtype AND t.typtype = 'm'
-                OR o.opcintype = 'record'::regtype AND t.typtype = 'c'
-                OR o.opcintype = 'anyarray'::regtype AND t.typelem <> 0 AND t.typlen = -1
-                OR EXISTS (SELECT FROM pg_cast AS c
-                            WHERE c.castsource = t.oid AND c.casttarget = o.opcintype
-                              AND c.castmethod = 'b' AND c.castcontext = 'i'))),
+    'key_hashable', h.opcfamily IS NOT NULL, 'key_comparable', o.opcfamily IS NOT NULL,
+    'key_hash', h.function,
     'identity', CASE
         WHEN b.relreplident = 'f' THEN 'full'
         WHEN b.relreplident = 'i' THEN 'index'
@@ -138,24 +138,6 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
                 WHERE NOT a.attnotnull)
          ORDER BY i.indisprimary DESC, i.indnkeyatts, x.relname LIMIT 1),
     'key_not_null', coalesce(b.key_not_null, false),
-    -- The function that hash partitioning calls.
-    'key_hash', (
-        SELECT format('%I.%I', n.nspname, p.proname)
-          FROM pg_type AS t
-          JOIN pg_opclass AS o ON o.opcmethod = 405 AND o.opcdefault
-          JOIN pg_amproc AS m ON m.amprocfamily = o.opcfamily AND m.amprocnum = 2
-                             AND m.amproclefttype = o.opcintype AND m.amprocrighttype = o.opcintype
-          JOIN pg_proc AS p ON p.oid = m.amproc
-          JOIN pg_namespace AS n ON n.oid = p.pronamespace
-         WHERE t.oid = b.key_base
-           AND (o.opcintype = t.oid
-                OR o.opcintype = 'anyenum'::regtype AND t.typtype = 'e'
-                OR o.opcintype = 'anyrange'::regtype AND t.typtype = 'r'
-                OR o.opcintype = 'anyarray'::regtype AND t.typelem <> 0 AND t.typlen = -1
-                OR EXISTS (SELECT FROM pg_cast AS c
-                            WHERE c.castsource = t.oid AND c.casttarget = o.opcintype
-                              AND c.castmethod = 'b' AND c.castcontext = 'i'))
-         ORDER BY o.opcintype = t.oid DESC LIMIT 1),
     'row_estimate', greatest(b.reltuples, 0)::bigint,
     'total_bytes', CASE WHEN b.leaf THEN pg_total_relation_size(b.oid) ELSE 0 END,
     'unkeyed_unique', (
@@ -183,3 +165,5 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
            AND g.tgname !~ '^(zzz_)?reshard_')
     ) ORDER BY b.nspname, b.relname), '[]')::text
   FROM base AS b
+  LEFT JOIN key_class AS o ON o.type = b.key_base AND o.opcmethod = 403
+  LEFT JOIN key_class AS h ON h.type = b.key_base AND h.opcmethod = 405

@@ -5,8 +5,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use serde::{Deserialize, Serialize};
-use tokio::io::AsyncReadExt;
-use tokio::net::unix::pipe::Receiver;
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::subprocess::{self, Child};
@@ -102,7 +100,7 @@ async fn run(node: &Endpoint, options: &Options) -> Result<Vec<u8>> {
     // The planner first: without it no dump is begun.
     let mut planner = Command::new(subprocess::find("reshard-schema")?);
     let mut pg_dump_child =
-        subprocess::spawn(dump_command(&subprocess::find("pg_dump")?, node, options))?;
+        subprocess::spawn(&mut dump_command(&subprocess::find("pg_dump")?, node, options))?;
     let dump_out = pg_dump_child
         .take_stdout()
         .ok_or_else(|| Error::internal("pg_dump was started without a pipe"))?;
@@ -111,12 +109,12 @@ async fn run(node: &Endpoint, options: &Options) -> Result<Vec<u8>> {
         planner.arg("--no-owner");
     }
     planner.env("LC_ALL", "C").stdin(dump_out).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut planner_child = subprocess::spawn(planner)?;
+    let mut planner_child = subprocess::spawn(&mut planner)?;
     let planner_out = planner_child
         .take_stdout()
         .ok_or_else(|| Error::internal("reshard-schema was started without a pipe"))?;
     let (json, planner_said, dump_said) = futures::future::join3(
-        read_all(planner_out.into(), usize::MAX),
+        subprocess::read_all(planner_out.into(), usize::MAX),
         messages(&mut planner_child),
         messages(&mut pg_dump_child),
     )
@@ -191,24 +189,8 @@ async fn messages(child: &mut Child) -> Result<String> {
     let stderr = child
         .take_stderr()
         .ok_or_else(|| Error::internal(format!("{} was started without a pipe", child.name())))?;
-    let bytes = read_all(stderr.into(), MESSAGES_LIMIT).await?;
+    let bytes = subprocess::read_all(stderr.into(), MESSAGES_LIMIT).await?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-/// Reads a pipe to its end; keeps the first `limit` bytes.
-async fn read_all(pipe: std::os::fd::OwnedFd, limit: usize) -> Result<Vec<u8>> {
-    let broken = |error| Error::internal(format!("could not read from a program: {error}"));
-    let mut receiver = Receiver::from_owned_fd(pipe).map_err(broken)?;
-    let mut kept = Vec::new();
-    let mut chunk = vec![0; 64 * 1024];
-    loop {
-        let n = receiver.read(&mut chunk).await.map_err(broken)?;
-        if n == 0 {
-            return Ok(kept);
-        }
-        let room = limit.saturating_sub(kept.len());
-        kept.extend_from_slice(&chunk[..n.min(room)]);
-    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ use std::future::Future;
 use crate::error::{Error, Kind, Result};
 use crate::pg::xact;
 use crate::schema::dump::{self, Planned};
-use crate::schema::failure;
 use crate::schema::stage::{Phase, Shard, Stage};
+use crate::schema::{failure, inverse, routine};
 use crate::state;
 use crate::state::event::Severity;
 use crate::state::schema::Statement;
@@ -93,14 +93,18 @@ fn split(open: Vec<Statement>, there: &[Planned]) -> (Vec<Statement>, Vec<Statem
     })
 }
 
-/// What a shard's plan makes of the same kind and name.
+/// What a shard's plan makes of the same kind and name; of routines with one name,
+/// that with the same arguments if there is one.
 fn of_name<'p>(statement: &Statement, there: &'p [Planned]) -> Option<&'p Planned> {
-    there.iter().find(|s| {
+    let same_name = |s: &&Planned| {
         s.kind == statement.kind
             && s.schema_name == statement.schema_name
             && s.object_name == statement.object_name
             && s.table_name == statement.table_name
-    })
+    };
+    let arguments = routine::arguments(&statement.sql);
+    let same = |s: &&Planned| same_name(s) && routine::arguments(&s.sql) == arguments;
+    there.iter().find(same).or_else(|| there.iter().find(same_name))
 }
 
 fn different(shard: &Shard, here: &Statement, there: &Planned, error: &Error) -> Error {
@@ -113,7 +117,14 @@ fn different(shard: &Shard, here: &Statement, there: &Planned, error: &Error) ->
         failure::shown(here),
         failure::cut(there.shown.as_deref().unwrap_or(&there.sql))
     ))
-    .hint(error.hint.clone().unwrap_or_else(|| {
-        "Drop it there, or make it the same; then SELECT reshard_resume(...).".to_owned()
-    }))
+    .hint(match (inverse::of(here), &error.hint) {
+        (Some(drop), _) => format!(
+            "Make it the same there, or drop it: {drop}; then SELECT reshard_resume({});",
+            here.task_id
+        ),
+        (None, Some(hint)) => hint.clone(),
+        (None, None) => {
+            format!("Make it the same there; then SELECT reshard_resume({});", here.task_id)
+        }
+    })
 }

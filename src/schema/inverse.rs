@@ -1,10 +1,12 @@
 //! The statement that takes another one back, from its text as pg_dump writes it. Pure.
 use crate::remote::quote::{ident, qualified};
 use crate::schema::claim::identifier;
+use crate::schema::routine;
+use crate::schema::text::{plain, word};
 use crate::state::schema::Statement;
 
-/// The statement that drops what one has made; none for those that made nothing, for
-/// routines, and for what goes with the object that it belongs to.
+/// The statement that drops what one has made; none for those that made nothing, and for
+/// what goes with the object that it belongs to.
 pub fn of(statement: &Statement) -> Option<String> {
     let sql = statement.sql.as_str();
     let name = statement.object_name.as_deref()?;
@@ -61,6 +63,11 @@ pub fn of(statement: &Statement) -> Option<String> {
                 of(right)
             ))
         }
+        "function" | "procedure" | "aggregate" => {
+            let name = qualified(statement.schema_name.as_deref()?, name);
+            let arguments = routine::arguments(sql)?;
+            Some(format!("DROP {keyword} IF EXISTS {name}({arguments}) CASCADE"))
+        }
         "operator_class" | "operator_family" => {
             let (method, _) = identifier(sql[word(sql, "USING")? + "USING".len()..].trim_start())?;
             let name = qualified(statement.schema_name.as_deref()?, name);
@@ -114,34 +121,6 @@ fn argument<'t>(text: &'t str, name: &str) -> Option<&'t str> {
         .find(|(_, c)| matches!(c, ',' | '\n') || *c == ')')
         .map_or(rest.len(), |(i, _)| i);
     Some(rest[..end].trim_end())
-}
-
-/// Where a word stands by itself in a text, outside of quotes.
-fn word(text: &str, wanted: &str) -> Option<usize> {
-    let alone = |c: Option<char>| c.is_none_or(|c| !(c.is_alphanumeric() || c == '_' || c == '"'));
-    plain(text).map(|(at, _)| at).find(|at| {
-        text[*at..].starts_with(wanted)
-            && alone(text[..*at].chars().next_back())
-            && alone(text[*at + wanted.len()..].chars().next())
-    })
-}
-
-/// The characters of a text that are in no quotes, with their places.
-fn plain(text: &str) -> impl Iterator<Item = (usize, char)> + '_ {
-    let mut quote = None;
-    text.char_indices().filter(move |(_, c)| match quote {
-        Some(open) => {
-            if *c == open {
-                quote = None;
-            }
-            false
-        }
-        None if matches!(c, '"' | '\'') => {
-            quote = Some(*c);
-            false
-        }
-        None => true,
-    })
 }
 
 #[cfg(test)]
@@ -199,6 +178,20 @@ mod tests {
             "DROP OPERATOR IF EXISTS s.=== (s.\"T,1\", integer) CASCADE");
         is("operator_class", "c", "CREATE OPERATOR CLASS s.c\n    FOR TYPE integer USING hash FAMILY s.c AS\n    OPERATOR 1 =(integer,integer)",
             "DROP OPERATOR CLASS IF EXISTS \"s\".\"c\" USING \"hash\" CASCADE");
+    }
+
+    #[test]
+    fn of_routines_with_the_same_name_the_one_is_dropped() {
+        let sql = "CREATE FUNCTION s.\"f(\"(a integer DEFAULT 1) RETURNS integer\n LANGUAGE sql AS $$SELECT 1$$";
+        assert_eq!(
+            inverse("function", "f(", sql).as_deref(),
+            Some("DROP FUNCTION IF EXISTS \"s\".\"f(\"(a integer) CASCADE")
+        );
+        let sql = "CREATE AGGREGATE s.agg(integer ORDER BY text) (\n    SFUNC = s.step\n)";
+        assert_eq!(
+            inverse("aggregate", "agg", sql).as_deref(),
+            Some("DROP AGGREGATE IF EXISTS \"s\".\"agg\"(integer ORDER BY text) CASCADE")
+        );
     }
 
     #[test]

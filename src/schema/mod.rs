@@ -35,10 +35,12 @@ mod inverse;
 mod parallel;
 mod planned;
 mod progress;
+mod routine;
 mod selection;
 mod sequence;
 mod session;
 mod stage;
+mod text;
 mod undo;
 
 pub use drift::refuse_drift;

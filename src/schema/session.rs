@@ -287,10 +287,13 @@ fn is_setting(sql: &str) -> bool {
 /// since a statement may end with a comment.
 fn text(statement: &Statement, preamble: &[String]) -> String {
     // One that is there already must be noticed: it is not ours to drop.
-    let sql = match statement.sql.strip_prefix("CREATE EXTENSION IF NOT EXISTS ") {
-        Some(rest) => format!("CREATE EXTENSION {rest}"),
-        None => statement.sql.clone(),
-    };
+    let sql = [
+        ("CREATE EXTENSION IF NOT EXISTS ", "CREATE EXTENSION "),
+        ("CREATE OR REPLACE PROCEDURAL LANGUAGE ", "CREATE PROCEDURAL LANGUAGE "),
+    ]
+    .iter()
+    .find_map(|(lenient, strict)| Some(format!("{strict}{}", statement.sql.strip_prefix(lenient)?)))
+    .unwrap_or_else(|| statement.sql.clone());
     if statement.settings.is_empty() {
         return sql;
     }

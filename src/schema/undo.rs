@@ -1,7 +1,7 @@
 //! Drops what a task's statements made on a shard, for a cancelled migration.
 use crate::error::Result;
 use crate::pg::xact::transaction;
-use crate::remote::{connect, Connection, Endpoint, Purpose};
+use crate::remote::{connect, Endpoint, Purpose};
 use crate::schema::inverse;
 use crate::state::schema::{self, Statement};
 
@@ -28,8 +28,6 @@ pub async fn drop_created(task: i64, shard: &Endpoint) -> Result<()> {
                 Err(error) if PASSED_OVER.contains(&error.sqlstate()) => {}
                 outcome => outcome?,
             }
-        } else if is_routine(statement) {
-            drop_routines(&session, statement).await?;
         }
     }
     match made.iter().any(alters_public) {
@@ -44,25 +42,4 @@ fn alters_public(statement: &Statement) -> bool {
         && statement.schema_name.is_none()
         && statement.object_name.as_deref() == Some("public")
         && statement.sql.contains(" SCHEMA public ")
-}
-
-fn is_routine(statement: &Statement) -> bool {
-    matches!(statement.kind.as_str(), "function" | "procedure" | "aggregate")
-}
-
-async fn drop_routines(session: &Connection, statement: &Statement) -> Result<()> {
-    let rows = session
-        .query(
-            "SELECT p.oid::regprocedure::text FROM pg_proc AS p \
-               JOIN pg_namespace AS n ON n.oid = p.pronamespace \
-              WHERE n.nspname = $1 AND p.proname = $2 AND NOT EXISTS (SELECT 1 FROM pg_depend AS d \
-                    WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')",
-            &[&statement.schema_name, &statement.object_name],
-        )
-        .await?;
-    for row in rows {
-        let routine: String = row.try_get(0).map_err(|e| session.error(&e))?;
-        session.batch(&format!("DROP ROUTINE IF EXISTS {routine} CASCADE")).await?;
-    }
-    Ok(())
 }
