@@ -251,7 +251,8 @@ pub struct Table {
     pub identity_holds_key: bool,
     pub identity_index: Option<String>,
     pub has_primary_key: bool,
-    pub column_list: bool,
+    /// Whole rows can't be its replica identity: not all of them is published.
+    pub full_refused: bool,
     pub key_not_null: bool,
     pub key_hash: Option<String>,
     pub row_estimate: i64,

@@ -215,7 +215,7 @@ fn identity(facts: &Facts<'_>, table: &Table) -> Option<Finding> {
     let by_index = table
         .identity_index
         .as_ref()
-        .filter(|_| facts.options.replica_identity != ReplicaIdentity::Full);
+        .filter(|_| table.full_refused || facts.options.replica_identity != ReplicaIdentity::Full);
     if let Some(index) = by_index {
         return Some(
             Finding::info("replica_identity", lacks).object(table.name.clone()).detail(format!(
@@ -224,15 +224,19 @@ fn identity(facts: &Facts<'_>, table: &Table) -> Option<Finding> {
         );
     }
     let can_be_built = key.is_some() && table.key_not_null && table.has_primary_key;
-    if facts.options.replica_identity == ReplicaIdentity::Index && can_be_built {
+    let is_built = table.full_refused || facts.options.replica_identity == ReplicaIdentity::Index;
+    if is_built && can_be_built {
         return Some(Finding::info("replica_identity", lacks).object(table.name.clone()).detail(
             "A unique index over its primary key and that column is built CONCURRENTLY on the \
                  source, and on the shards; it is dropped at the end of the run.",
         ));
     }
-    let finding = if table.column_list {
-        Finding::error("replica_identity", Kind::Unsupported, lacks)
-            .detail("The publication lists its columns, which rules out REPLICA IDENTITY FULL.")
+    let finding = if table.full_refused {
+        Finding::error("replica_identity", Kind::Unsupported, lacks).detail(
+            "REPLICA IDENTITY FULL is ruled out, since not all of its columns are published: the \
+             publication lists columns, or the table has stored generated ones (from PostgreSQL \
+             18 on).",
+        )
     } else {
         Finding::info("replica_identity", lacks).detail(format!(
             "It gets REPLICA IDENTITY FULL during the run: UPDATE and DELETE write the whole old \

@@ -109,16 +109,14 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
     'key_hashable', h.opcfamily IS NOT NULL, 'key_comparable', o.opcfamily IS NOT NULL,
     'key_hash', h.function,
     'identity', CASE
-        WHEN b.relreplident = 'f' THEN 'full'
+        WHEN b.relreplident = 'f' THEN CASE WHEN f.refused THEN 'none' ELSE 'full' END
         WHEN b.relreplident = 'i' THEN 'index'
         WHEN EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = b.oid AND i.indisprimary)
             THEN 'primary key'
         ELSE 'none' END,
     'has_primary_key', EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = b.oid AND i.indisprimary),
-    'column_list', (SELECT count(*) FROM pg_attribute AS a
-                     WHERE a.attrelid = b.oid AND a.attnum > 0 AND NOT a.attisdropped
-                       AND a.attgenerated = '') > coalesce(cardinality(b.attnames), 10000),
-    'identity_holds_key', b.relreplident = 'f' OR EXISTS (
+    'full_refused', f.refused,
+    'identity_holds_key', b.relreplident = 'f' AND NOT f.refused OR EXISTS (
         SELECT FROM pg_index AS i
          WHERE i.indrelid = b.oid AND i.indislive
            AND CASE b.relreplident WHEN 'd' THEN i.indisprimary
@@ -135,7 +133,7 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
            AND NOT EXISTS (
                SELECT FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k (attnum)
                  JOIN pg_attribute AS a ON a.attrelid = b.oid AND a.attnum = k.attnum
-                WHERE NOT a.attnotnull)
+                WHERE NOT a.attnotnull OR a.attgenerated <> '')
          ORDER BY i.indisprimary DESC, i.indnkeyatts, x.relname LIMIT 1),
     'key_not_null', coalesce(b.key_not_null, false),
     'row_estimate', greatest(b.reltuples, 0)::bigint,
@@ -165,5 +163,13 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
            AND g.tgname !~ '^(zzz_)?reshard_')
     ) ORDER BY b.nspname, b.relname), '[]')::text
   FROM base AS b
+ CROSS JOIN LATERAL (
+    -- Whole rows can't be an identity where not all of them is published: columns that
+    -- the publication leaves out, and from PostgreSQL 18 on stored generated ones.
+    SELECT count(*) FILTER (WHERE a.attgenerated = '') > coalesce(cardinality(b.attnames), 10000)
+           OR current_setting('server_version_num')::int >= 180000
+              AND bool_or(a.attgenerated = 's') IS true AS refused
+      FROM pg_attribute AS a
+     WHERE a.attrelid = b.oid AND a.attnum > 0 AND NOT a.attisdropped) AS f
   LEFT JOIN key_class AS o ON o.type = b.key_base AND o.opcmethod = 403
   LEFT JOIN key_class AS h ON h.type = b.key_base AND h.opcmethod = 405

@@ -22,6 +22,8 @@ struct Facts {
     table: Table,
     /// Its rows can't go the binary way, which the flows take.
     unfit_for_binary: bool,
+    /// Whole rows can't be its identity: not all of them is published.
+    full_refused: bool,
     has_toast: bool,
     primary_key: Vec<String>,
 }
@@ -61,7 +63,7 @@ pub fn adopt(
         Some(key) => facts.primary_key.iter().any(|column| column == key),
         None => !facts.primary_key.is_empty(),
     };
-    if facts.unfit_for_binary || table.column_list && !finds_rows {
+    if facts.unfit_for_binary || facts.full_refused && !finds_rows {
         return Ok(None);
     }
     let flows: Vec<Flow> = flow::load_direction(task.id, Direction::Forward)?
@@ -135,6 +137,10 @@ fn facts(task: i64, relation: i64) -> Result<Option<Facts>> {
              'unfit_for_binary', t.format <> 'binary' AND NOT EXISTS ( \
                  SELECT FROM reshard.copy_table AS o \
                   WHERE o.task_id = $1 AND o.format <> 'binary' AND o.table_id <> t.table_id), \
+             'full_refused', t.column_list \
+                 OR pg_catalog.current_setting('server_version_num')::int >= 180000 \
+                    AND EXISTS (SELECT FROM pg_catalog.pg_attribute AS a \
+                                 WHERE a.attrelid = t.relation AND a.attgenerated = 's'), \
              'has_toast', (SELECT c.reltoastrelid <> 0 FROM pg_catalog.pg_class AS c \
                             WHERE c.oid = t.relation), \
              'primary_key', coalesce(( \

@@ -52,6 +52,11 @@ pub struct Settings<'a> {
     pub identity: Identity<'a>,
 }
 
+/// Why a table can't have REPLICA IDENTITY FULL.
+const FULL_REFUSED: &str = "REPLICA IDENTITY FULL is ruled out, since not all of its columns are \
+     published: the publication lists columns, or the table has stored generated ones (from \
+     PostgreSQL 18 on).";
+
 /// How a table gets its replica identity.
 pub enum Identity<'a> {
     /// Leave it alone: keys are not there yet.
@@ -70,7 +75,8 @@ struct Facts {
     identity_columns: Vec<String>,
     identity_index: Option<String>,
     candidate: Option<String>,
-    column_list: bool,
+    /// Whole rows can't be its identity: not all of them is published.
+    full_refused: bool,
     has_toast: bool,
     fenced: bool,
     detoasting: bool,
@@ -168,14 +174,17 @@ fn identity_needed(facts: &Facts, table: &Table, settings: &Settings<'_>) -> Res
         Identity::Fit(_) if suffices(facts, settings.filter_column) => Ok(Change::None),
         Identity::Fit(preference) => {
             match (preference, &facts.candidate, settings.filter_column) {
-                (ReplicaIdentity::Full, _, _) => {}
+                (ReplicaIdentity::Full, _, _) if !facts.full_refused => {}
                 (_, Some(index), _) => return Ok(Change::Index(index.clone())),
-                (ReplicaIdentity::Index, None, Some(key)) if facts.buildable => {
+                (preference, None, Some(key))
+                    if facts.buildable
+                        && (preference == ReplicaIdentity::Index || facts.full_refused) =>
+                {
                     return Ok(Change::NewIndex(key.to_owned()));
                 }
                 _ => {}
             }
-            if facts.column_list {
+            if facts.full_refused {
                 return Err(Error::new(
                     Kind::Unsupported,
                     format!(
@@ -183,11 +192,8 @@ fn identity_needed(facts: &Facts, table: &Table, settings: &Settings<'_>) -> Res
                         table.qualified()
                     ),
                 )
-                .detail("The publication lists columns, which rules out REPLICA IDENTITY FULL.")
-                .hint(
-                    "Create a unique index over NOT NULL columns that holds the key, or publish \
-                     all columns.",
-                ));
+                .detail(FULL_REFUSED)
+                .hint("Create a unique index over NOT NULL columns that holds the key."));
             }
             Ok(Change::Full)
         }
@@ -288,7 +294,7 @@ pub async fn unfenced(
 /// Whether the identity lets UPDATE and DELETE through, filter included.
 fn suffices(facts: &Facts, filter_column: Option<&str>) -> bool {
     if facts.identity == "f" {
-        return true;
+        return !facts.full_refused;
     }
     match filter_column {
         Some(column) => facts.identity_columns.iter().any(|c| c == column),
@@ -321,7 +327,7 @@ async fn facts(
                 identity: row.try_get(1).map_err(get)?,
                 identity_columns: row.try_get(2).map_err(get)?,
                 candidate: row.try_get(3).map_err(get)?,
-                column_list: row.try_get(4).map_err(get)?,
+                full_refused: row.try_get(4).map_err(get)?,
                 has_toast: row.try_get(5).map_err(get)?,
                 fenced: row.try_get(6).map_err(get)?,
                 detoasting: row.try_get(7).map_err(get)?,

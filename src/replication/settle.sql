@@ -7,7 +7,7 @@ WITH wanted AS (
            AS t (name, filter, columns, nr)
 ), key AS (
     -- Key columns of indexes, one row each.
-    SELECT w.nr, i.indexrelid, a.attname::text, a.attnotnull
+    SELECT w.nr, i.indexrelid, a.attname::text, a.attnotnull AND a.attgenerated = '' AS fit
       FROM wanted AS w
       JOIN pg_index AS i ON i.indrelid = w.oid
      CROSS JOIN LATERAL unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, place)
@@ -22,7 +22,7 @@ WITH wanted AS (
      WHERE i.indisunique AND i.indimmediate AND i.indisvalid
        AND i.indpred IS NULL AND i.indexprs IS NULL
        AND NOT EXISTS (SELECT FROM key AS k
-                        WHERE k.nr = w.nr AND k.indexrelid = i.indexrelid AND NOT k.attnotnull)
+                        WHERE k.nr = w.nr AND k.indexrelid = i.indexrelid AND k.fit IS NOT true)
        AND (w.filter IS NULL
             OR EXISTS (SELECT FROM key AS k
                         WHERE k.nr = w.nr AND k.indexrelid = i.indexrelid
@@ -38,9 +38,14 @@ SELECT w.nr, c.relreplident::text,
                                             WHEN 'i' THEN i.indisreplident
                                             ELSE false END), '{}'),
        u.relname::text,
+       -- Whole rows can't be an identity where not all of them is published: columns that
+       -- the publication leaves out, and from PostgreSQL 18 on stored generated ones.
        (SELECT count(*) FROM pg_attribute AS a
          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-           AND a.attgenerated = '') > w.columns,
+           AND a.attgenerated = '') > w.columns
+       OR current_setting('server_version_num')::int >= 180000
+          AND EXISTS (SELECT FROM pg_attribute AS a
+                       WHERE a.attrelid = c.oid AND a.attgenerated = 's'),
        c.reltoastrelid <> 0,
        EXISTS (SELECT FROM pg_trigger AS g
                 WHERE g.tgrelid = c.oid AND g.tgname = $4 AND g.tgenabled = 'A'),

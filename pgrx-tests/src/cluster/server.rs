@@ -155,6 +155,7 @@ impl Server {
             .map_err(Error::io("open a server log"))?;
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         let begin = Instant::now();
+        let mut said = self.log().len();
         let mut child = self.spawn(&log)?;
         loop {
             if self.is_ready(child.id()) {
@@ -163,11 +164,13 @@ impl Server {
             }
             if let Some(status) = child.try_wait().map_err(Error::io("look at a server"))? {
                 // Children of a killed server keep its shared memory for a moment.
-                let in_use = self.log_tail(3).contains("shared memory block");
+                let log = self.log();
+                let in_use = log.get(said..).is_some_and(|new| new.contains("shared memory block"));
                 if !in_use || begin.elapsed() > START {
                     return Err(self.error(format!("did not start ({status})")));
                 }
                 std::thread::sleep(Duration::from_millis(100));
+                said = self.log().len();
                 child = self.spawn(&log)?;
             } else if begin.elapsed() > START {
                 drop(child.kill());

@@ -292,12 +292,17 @@ const NEW_TABLES: &[&str] = &[
     "INSERT INTO parted SELECT generate_series(10, 19)",
     "CREATE TABLE fresh (
          id bigserial PRIMARY KEY, tenant_id bigint NOT NULL, t text COLLATE \"C\" DEFAULT 'x',
-         m mood DEFAULT 'ok', ms mood[], g bigint GENERATED ALWAYS AS (tenant_id * 2) STORED,
+         m mood DEFAULT 'ok', ms mood[],
          CHECK (tenant_id > 0), UNIQUE (tenant_id, t)) WITH (fillfactor = 80)",
     // Large enough to be stored out of line: a moved row must not lose it.
     "INSERT INTO fresh (tenant_id, t) SELECT g, string_agg(md5((g * i)::text), '')
        FROM generate_series(1, 50) g, generate_series(1, 80) i GROUP BY g",
     "UPDATE fresh SET tenant_id = tenant_id + 100",
+    "CREATE TABLE computed (
+         tenant_id bigint, id int, g bigint GENERATED ALWAYS AS (tenant_id * 2) STORED,
+         PRIMARY KEY (tenant_id, id))",
+    "INSERT INTO computed SELECT g % 3, g FROM generate_series(1, 9) AS g",
+    "UPDATE computed SET tenant_id = 7 WHERE id = 4",
     "CREATE TABLE \"Odd \"\"Name\" (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, s bigint REFERENCES settings)",
     "INSERT INTO \"Odd \"\"Name\" (s) VALUES (NULL), (NULL)",
     "BEGIN; CREATE TABLE whole (id int PRIMARY KEY, v text); INSERT INTO whole VALUES (1, 'a'), (2, 'b');
@@ -371,6 +376,7 @@ async fn same_everywhere(rig: &Arc<Rig>, session: &Session) -> Result<()> {
     for (table, omni) in [
         ("parted", true),
         ("fresh", false),
+        ("computed", false),
         ("\"Odd \"\"Name\"", true),
         ("whole", true),
         ("keyless", false),
