@@ -164,8 +164,8 @@ impl Server {
             }
             if let Some(status) = child.try_wait().map_err(Error::io("look at a server"))? {
                 // Children of a killed server keep its shared memory for a moment.
-                let log = self.log();
-                let in_use = log.get(said..).is_some_and(|new| new.contains("shared memory block"));
+                let text = self.log();
+                let in_use = text.get(said..).is_some_and(|s| s.contains("shared memory block"));
                 if !in_use || begin.elapsed() > START {
                     return Err(self.error(format!("did not start ({status})")));
                 }

@@ -171,7 +171,7 @@ async fn every_check_of_the_schema_and_the_rows_fires_and_a_clean_database_is_cl
                 undo: "DROP PUBLICATION lists", ..CASE
             },
             Case {
-                check: "replica_identity", names: "rules out", publication: "narrow",
+                check: "replica_identity", names: "ruled out", publication: "narrow",
                 setup: "CREATE PUBLICATION narrow FOR TABLE events (id, tenant_id, owner)",
                 undo: "DROP PUBLICATION narrow", ..CASE
             },
