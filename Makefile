@@ -12,6 +12,10 @@
 SHELL := /bin/sh
 
 PG ?= 15
+# PG= on the command line counts more than a PG_CONFIG of the environment.
+ifeq ($(origin PG)/$(origin PG_CONFIG),command line/environment)
+  PG_CONFIG :=
+endif
 ifeq ($(strip $(PG_CONFIG)),)
   ifeq ($(PG),15)
     PG_CONFIG := /usr/lib/postgresql/15/bin/pg_config

@@ -251,8 +251,9 @@ pub struct Table {
     pub identity_holds_key: bool,
     pub identity_index: Option<String>,
     pub has_primary_key: bool,
-    /// Whole rows can't be its replica identity: not all of them is published.
-    pub full_refused: bool,
+    pub column_list: bool,
+    /// It has stored generated columns, where the server publishes none of them as identity.
+    pub generated: bool,
     pub key_not_null: bool,
     pub key_hash: Option<String>,
     pub row_estimate: i64,

@@ -212,10 +212,11 @@ fn identity(facts: &Facts<'_>, table: &Table) -> Option<Finding> {
         Some(key) => format!("the replica identity of {} lacks sharding key \"{key}\"", table.name),
         None => format!("table {} has no replica identity", table.name),
     };
+    let full_is_refused = table.column_list || table.generated;
     let by_index = table
         .identity_index
         .as_ref()
-        .filter(|_| table.full_refused || facts.options.replica_identity != ReplicaIdentity::Full);
+        .filter(|_| full_is_refused || facts.options.replica_identity != ReplicaIdentity::Full);
     if let Some(index) = by_index {
         return Some(
             Finding::info("replica_identity", lacks).object(table.name.clone()).detail(format!(
@@ -224,14 +225,14 @@ fn identity(facts: &Facts<'_>, table: &Table) -> Option<Finding> {
         );
     }
     let can_be_built = key.is_some() && table.key_not_null && table.has_primary_key;
-    let is_built = table.full_refused || facts.options.replica_identity == ReplicaIdentity::Index;
+    let is_built = table.generated || facts.options.replica_identity == ReplicaIdentity::Index;
     if is_built && can_be_built {
         return Some(Finding::info("replica_identity", lacks).object(table.name.clone()).detail(
             "A unique index over its primary key and that column is built CONCURRENTLY on the \
                  source, and on the shards; it is dropped at the end of the run.",
         ));
     }
-    let finding = if table.full_refused {
+    let finding = if full_is_refused {
         Finding::error("replica_identity", Kind::Unsupported, lacks).detail(
             "REPLICA IDENTITY FULL is ruled out, since not all of its columns are published: the \
              publication lists columns, or the table has stored generated ones (from PostgreSQL \

@@ -109,14 +109,14 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
     'key_hashable', h.opcfamily IS NOT NULL, 'key_comparable', o.opcfamily IS NOT NULL,
     'key_hash', h.function,
     'identity', CASE
-        WHEN b.relreplident = 'f' THEN CASE WHEN f.refused THEN 'none' ELSE 'full' END
+        WHEN b.relreplident = 'f' THEN CASE WHEN f.column_list OR f.generated THEN 'none' ELSE 'full' END
         WHEN b.relreplident = 'i' THEN 'index'
         WHEN EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = b.oid AND i.indisprimary)
             THEN 'primary key'
         ELSE 'none' END,
     'has_primary_key', EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = b.oid AND i.indisprimary),
-    'full_refused', f.refused,
-    'identity_holds_key', b.relreplident = 'f' AND NOT f.refused OR EXISTS (
+    'column_list', f.column_list, 'generated', f.generated,
+    'identity_holds_key', b.relreplident = 'f' AND NOT f.column_list AND NOT f.generated OR EXISTS (
         SELECT FROM pg_index AS i
          WHERE i.indrelid = b.oid AND i.indislive
            AND CASE b.relreplident WHEN 'd' THEN i.indisprimary
@@ -167,8 +167,9 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
     -- Whole rows can't be an identity where not all of them is published: columns that
     -- the publication leaves out, and from PostgreSQL 18 on stored generated ones.
     SELECT count(*) FILTER (WHERE a.attgenerated = '') > coalesce(cardinality(b.attnames), 10000)
-           OR current_setting('server_version_num')::int >= 180000
-              AND bool_or(a.attgenerated = 's') IS true AS refused
+               AS column_list,
+           current_setting('server_version_num')::int >= 180000
+               AND bool_or(a.attgenerated = 's') IS true AS generated
       FROM pg_attribute AS a
      WHERE a.attrelid = b.oid AND a.attnum > 0 AND NOT a.attisdropped) AS f
   LEFT JOIN key_class AS o ON o.type = b.key_base AND o.opcmethod = 403

@@ -75,8 +75,9 @@ struct Facts {
     identity_columns: Vec<String>,
     identity_index: Option<String>,
     candidate: Option<String>,
-    /// Whole rows can't be its identity: not all of them is published.
-    full_refused: bool,
+    column_list: bool,
+    /// It has stored generated columns, where the server publishes none of them as identity.
+    generated: bool,
     has_toast: bool,
     fenced: bool,
     detoasting: bool,
@@ -174,17 +175,17 @@ fn identity_needed(facts: &Facts, table: &Table, settings: &Settings<'_>) -> Res
         Identity::Fit(_) if suffices(facts, settings.filter_column) => Ok(Change::None),
         Identity::Fit(preference) => {
             match (preference, &facts.candidate, settings.filter_column) {
-                (ReplicaIdentity::Full, _, _) if !facts.full_refused => {}
+                (ReplicaIdentity::Full, _, _) if !facts.full_is_refused() => {}
                 (_, Some(index), _) => return Ok(Change::Index(index.clone())),
                 (preference, None, Some(key))
                     if facts.buildable
-                        && (preference == ReplicaIdentity::Index || facts.full_refused) =>
+                        && (preference == ReplicaIdentity::Index || facts.generated) =>
                 {
                     return Ok(Change::NewIndex(key.to_owned()));
                 }
                 _ => {}
             }
-            if facts.full_refused {
+            if facts.full_is_refused() {
                 return Err(Error::new(
                     Kind::Unsupported,
                     format!(
@@ -291,10 +292,17 @@ pub async fn unfenced(
         .collect()
 }
 
+impl Facts {
+    /// Whole rows can't be its identity: not all of them is published.
+    fn full_is_refused(&self) -> bool {
+        self.column_list || self.generated
+    }
+}
+
 /// Whether the identity lets UPDATE and DELETE through, filter included.
 fn suffices(facts: &Facts, filter_column: Option<&str>) -> bool {
     if facts.identity == "f" {
-        return !facts.full_refused;
+        return !facts.full_is_refused();
     }
     match filter_column {
         Some(column) => facts.identity_columns.iter().any(|c| c == column),
@@ -327,12 +335,13 @@ async fn facts(
                 identity: row.try_get(1).map_err(get)?,
                 identity_columns: row.try_get(2).map_err(get)?,
                 candidate: row.try_get(3).map_err(get)?,
-                full_refused: row.try_get(4).map_err(get)?,
+                column_list: row.try_get(4).map_err(get)?,
                 has_toast: row.try_get(5).map_err(get)?,
                 fenced: row.try_get(6).map_err(get)?,
                 detoasting: row.try_get(7).map_err(get)?,
                 identity_index: row.try_get(8).map_err(get)?,
                 buildable: row.try_get(9).map_err(get)?,
+                generated: row.try_get(10).map_err(get)?,
             },
         );
     }

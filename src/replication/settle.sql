@@ -38,14 +38,9 @@ SELECT w.nr, c.relreplident::text,
                                             WHEN 'i' THEN i.indisreplident
                                             ELSE false END), '{}'),
        u.relname::text,
-       -- Whole rows can't be an identity where not all of them is published: columns that
-       -- the publication leaves out, and from PostgreSQL 18 on stored generated ones.
        (SELECT count(*) FROM pg_attribute AS a
          WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-           AND a.attgenerated = '') > w.columns
-       OR current_setting('server_version_num')::int >= 180000
-          AND EXISTS (SELECT FROM pg_attribute AS a
-                       WHERE a.attrelid = c.oid AND a.attgenerated = 's'),
+           AND a.attgenerated = '') > w.columns,
        c.reltoastrelid <> 0,
        EXISTS (SELECT FROM pg_trigger AS g
                 WHERE g.tgrelid = c.oid AND g.tgname = $4 AND g.tgenabled = 'A'),
@@ -57,7 +52,11 @@ SELECT w.nr, c.relreplident::text,
        EXISTS (SELECT FROM pg_index AS i
                 WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate)
        AND EXISTS (SELECT FROM pg_attribute AS a
-                    WHERE a.attrelid = c.oid AND a.attname = w.filter AND a.attnotnull)
+                    WHERE a.attrelid = c.oid AND a.attname = w.filter AND a.attnotnull),
+       -- Then whole rows can't be an identity.
+       current_setting('server_version_num')::int >= 180000
+       AND EXISTS (SELECT FROM pg_attribute AS a
+                    WHERE a.attrelid = c.oid AND a.attgenerated = 's')
   FROM wanted AS w
   JOIN pg_class AS c ON c.oid = w.oid
   LEFT JOIN usable AS u ON u.nr = w.nr
