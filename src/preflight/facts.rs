@@ -9,6 +9,7 @@ use crate::gucs;
 use crate::pg::{db, shmem};
 use crate::preflight::nodes::Nodes;
 use crate::preflight::placement::Mapped;
+use crate::preflight::strays::Strays;
 use crate::preflight::Verb;
 use crate::remote::Endpoint;
 use crate::state;
@@ -52,6 +53,8 @@ pub struct Facts<'a> {
     pub joined: Option<String>,
     /// Tables whose keys are mapped to shards, of either cluster.
     pub mapped: Vec<Mapped>,
+    /// Rows that lie on the wrong shard of the source.
+    pub strays: Vec<Strays>,
 }
 
 /// A connection that a subscription needs and that could not be made.
@@ -396,6 +399,7 @@ impl<'a> Facts<'a> {
             nodes: None,
             joined: state::joined()?,
             mapped: Vec::new(),
+            strays: Vec::new(),
         })
     }
 

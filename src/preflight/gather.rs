@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::preflight::facts::{
     Content, Existing, Facts, ForeignKey, ServerState, Table, Unreachable, Use,
 };
-use crate::preflight::{nodes, placement, programs, sample};
+use crate::preflight::{nodes, placement, programs, sample, strays};
 use crate::remote::quote::{ident, qualified};
 use crate::remote::{self, replication, Connection, Endpoint, Needed, Purpose};
 use crate::state::options::SchemaScope;
@@ -68,6 +68,12 @@ pub async fn all(facts: &mut Facts<'_>) {
         let others: Vec<(&Endpoint, &Connection)> = others.iter().map(|(e, s)| (e, s)).collect();
         match placement::gather(facts, session, &others).await {
             Ok(mapped) => facts.mapped = mapped,
+            Err(error) => fail(facts, home, error),
+        }
+        let here = facts.servers[home].endpoint;
+        let nodes: Vec<_> = std::iter::once((here, session)).chain(others).collect();
+        match strays::gather(facts, &nodes).await {
+            Ok(strays) => facts.strays = strays,
             Err(error) => fail(facts, home, error),
         }
     }

@@ -71,11 +71,6 @@ async fn spread(session: &Connection, table: &Table, cluster: &Cluster) -> Resul
     let placement = cluster.placement(table.sharding_key());
     let Some(place) = place(table, cluster, &placement) else { return Ok(Vec::new()) };
     let name = qualified(&table.schema_name, &table.table_name);
-    // Blocks at random: twice as many as are needed by the estimate.
-    let percent = match table.row_estimate {
-        0 => 100.0,
-        estimate => (200.0 * ROWS as f64 / estimate as f64).clamp(0.001, 100.0),
-    };
     // Column by column: a whole row would be put together from its out-of-line values.
     let bytes: Option<String> = session
         .value(
@@ -87,8 +82,9 @@ async fn spread(session: &Connection, table: &Table, cluster: &Cluster) -> Resul
         .await?;
     let sql = format!(
         "SELECT {place}, ({})::bigint \
-           FROM ONLY {name} AS t TABLESAMPLE SYSTEM ({percent}) LIMIT {ROWS}",
-        bytes.unwrap_or_else(|| "0".to_owned())
+           FROM ONLY {name} AS t {} LIMIT {ROWS}",
+        bytes.unwrap_or_else(|| "0".to_owned()),
+        of_rows(table)
     );
     let shards = cluster.size();
     let mut out = vec![(0, 0); shards as usize];
@@ -110,6 +106,15 @@ async fn spread(session: &Connection, table: &Table, cluster: &Cluster) -> Resul
         }
     }
     Ok(out)
+}
+
+/// Blocks of a table at random: twice as many as are needed by the estimate.
+pub(super) fn of_rows(table: &Table) -> String {
+    let percent = match table.row_estimate {
+        0 => 100.0,
+        estimate => (200.0 * ROWS as f64 / estimate as f64).clamp(0.001, 100.0),
+    };
+    format!("TABLESAMPLE SYSTEM ({percent})")
 }
 
 /// SQL for what tells the shard of a row `t`: the hashes of its key, or its number.

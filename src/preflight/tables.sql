@@ -94,12 +94,13 @@ WITH RECURSIVE rule AS (
       JOIN pg_type AS i ON i.oid = o.opcintype
      ORDER BY t.oid, o.opcmethod, o.opcintype = t.oid DESC, i.typispreferred DESC
 ), base AS (
-    SELECT k.*, c.attnums AS key_attnums, c.columns AS key_columns
+    SELECT k.*, c.attnums AS key_attnums, coalesce(c.columns, '[]') AS key_columns
       FROM keyed AS k
-     CROSS JOIN LATERAL (
-            SELECT CASE WHEN bool_and(c.attnum IS NOT NULL)
+      LEFT JOIN (
+            SELECT c.relation,
+                   CASE WHEN bool_and(c.attnum IS NOT NULL)
                         THEN array_agg(c.attnum ORDER BY c.nr) END AS attnums,
-                   coalesce(jsonb_agg(jsonb_build_object(
+                   jsonb_agg(jsonb_build_object(
                        'name', c.name, 'exists', c.attnum IS NOT NULL,
                        'generated', coalesce(c.attgenerated <> '', false),
                        'published', coalesce(c.published, false),
@@ -112,11 +113,11 @@ WITH RECURSIVE rule AS (
                        'comparable', o.opcfamily IS NOT NULL,
                        -- Types of one family hash equal values alike.
                        'hash', h.function, 'hash_family', h.opcfamily::bigint)
-                       ORDER BY c.nr), '[]') AS columns
+                       ORDER BY c.nr) AS columns
               FROM key_column AS c
               LEFT JOIN key_class AS o ON o.type = c.base AND o.opcmethod = 403
               LEFT JOIN key_class AS h ON h.type = c.base AND h.opcmethod = 405
-             WHERE c.relation = k.oid) AS c
+             GROUP BY c.relation) AS c ON c.relation = k.oid
 )
 SELECT coalesce(jsonb_agg(jsonb_build_object(
     'oid', b.oid::bigint, 'schema_name', b.nspname, 'table_name', b.relname,

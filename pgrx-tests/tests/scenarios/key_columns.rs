@@ -377,7 +377,8 @@ async fn mistakes_in_keys_of_several_columns_are_told() {
              CREATE TABLE child (a int, b text, x int, y text, t_id int, FOREIGN KEY (a, b, t_id) REFERENCES t (a, b, id));
              CREATE TABLE swapped (a text, b int, t_id int REFERENCES t);
              ALTER TABLE child REPLICA IDENTITY FULL; ALTER TABLE swapped REPLICA IDENTITY FULL;
-             INSERT INTO t SELECT g, nullif(g % 5, 0), nullif('b' || g % 3, 'b0'), g FROM generate_series(1, 100) g",
+             INSERT INTO t SELECT g, nullif(g % 5, 0), nullif('b' || g % 3, 'b0'), g FROM generate_series(1, 100) g;
+             INSERT INTO child SELECT a, b, a + 1, b, id FROM t",
             "SELECT 1",
         )
         .await?;
@@ -472,4 +473,48 @@ async fn findings(rig: &Rig) -> Result<Vec<String>> {
                FROM reshard_preflight('prod', 'prod_sharded', 'all_tables')",
         )
         .await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_on_the_wrong_node_are_told_before_a_run() {
+    let options =
+        RigOptions::several(2, 3).placed(Placement::HashWithOwner, Placement::HashWithOwner);
+    run(options, |rig| async move {
+        application_of_several(&rig, 500).await?;
+        let strays = || async {
+            rig.source
+                .connect()
+                .await?
+                .column(
+                    "SELECT concat_ws(' ', severity, object, detail, hint)
+                       FROM reshard_preflight('prod', 'prod_sharded', 'all_tables')
+                      WHERE check_name = 'node_rows' ORDER BY 1",
+                )
+                .await
+        };
+        assert_eq!(strays().await?, Vec::<String>::new());
+        // Keys of these belong to the other node.
+        let wrong = |shard| (1..).find(|k| Placement::HashWithOwner.shard_of(*k, 2) != shard);
+        let keys = [wrong(0).unwrap(), wrong(1).unwrap()];
+        for (node, key) in rig.sources().iter().zip(keys) {
+            node.execute(&format!(
+                "INSERT INTO notes SELECT {key}, 100000 + g, 0, 'stray' FROM generate_series(1, 3) g"
+            ))
+            .await?;
+        }
+        let found = strays().await?;
+        assert_eq!(found.len(), 2, "{found:#?}");
+        for (number, key) in keys.iter().enumerate() {
+            let example = format!("({key}', '0') belongs to shard {}", 1 - number).replace('(', "('");
+            assert!(
+                found.iter().any(|f| f.contains("3 of its rows")
+                    && f.contains(&format!("\"prod\""))
+                    && f.contains(&example)
+                    && f.contains("notes")),
+                "{example}: {found:#?}"
+            );
+        }
+        Ok(())
+    })
+    .await;
 }
