@@ -47,24 +47,26 @@ COMMENT ON VIEW reshard.declared_shard IS
 CREATE TABLE reshard.sharding_rule (
     cluster_name text NOT NULL,
     rule_no int NOT NULL,
-    column_name name NOT NULL,
+    column_names name[] NOT NULL CHECK (cardinality(column_names) > 0),
     method text NOT NULL CHECK (method IN ('hash', 'list', 'range')),
     schema_name name,
     table_name name,
-    PRIMARY KEY (cluster_name, rule_no)
+    PRIMARY KEY (cluster_name, rule_no),
+    CHECK (method = 'hash' OR cardinality(column_names) = 1)
 );
 COMMENT ON TABLE reshard.sharding_rule IS
-    'sharding keys declared with reshard_set_sharding_key(); schema_name and table_name are null for a rule that holds for every table with that column';
+    'sharding keys declared with reshard_set_sharding_key(); schema_name and table_name are null for a rule that holds for every table with these columns';
 CREATE UNIQUE INDEX sharding_rule_scope
-    ON reshard.sharding_rule (cluster_name, coalesce(schema_name, ''), coalesce(table_name, ''), column_name);
+    ON reshard.sharding_rule (cluster_name, coalesce(schema_name, ''), coalesce(table_name, ''), column_names);
 
 CREATE FUNCTION reshard.sharding_key_of(relation oid, cluster text,
-                                        OUT column_name name, OUT method text)
+                                        OUT column_names name[], OUT method text)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $key$
-    -- A rule for the table, or the nearest one above it, comes before one for a column.
-    SELECT r.column_name, r.method
+    -- A rule for the table, or the nearest one above it, comes before one for all tables
+    -- with its columns; of these, one of more columns before one of fewer.
+    SELECT r.column_names, r.method
       FROM reshard.sharding_rule AS r
       LEFT JOIN LATERAL (
                SELECT min(a.distance) AS distance
@@ -79,14 +81,26 @@ AS $key$
      WHERE r.cluster_name = $2
        AND (named.distance IS NOT NULL
             OR (r.table_name IS NULL
-                AND EXISTS (SELECT FROM pg_attribute AS a
-                             WHERE a.attrelid = $1 AND a.attname = r.column_name
-                               AND a.attnum > 0 AND NOT a.attisdropped)))
-     ORDER BY named.distance NULLS LAST, r.rule_no
+                AND r.column_names <@ ARRAY(SELECT a.attname FROM pg_attribute AS a
+                                             WHERE a.attrelid = $1 AND a.attnum > 0
+                                               AND NOT a.attisdropped)))
+     ORDER BY named.distance NULLS LAST, cardinality(r.column_names) DESC, r.rule_no
      LIMIT 1
 $key$;
 COMMENT ON FUNCTION reshard.sharding_key_of(oid, text) IS
-    'the column that spreads a table over the shards of a cluster, and how; null where each shard has it whole';
+    'the columns that spread a table over the shards of a cluster, and how; null where each shard has it whole';
+
+CREATE FUNCTION reshard.key_types(relation oid, column_names name[]) RETURNS text[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $types$
+    SELECT array_agg(format('%s %s', a.atttypid, a.attcollation) ORDER BY k.nr)
+      FROM unnest($2) WITH ORDINALITY AS k (name, nr)
+      LEFT JOIN pg_attribute AS a
+        ON a.attrelid = $1 AND a.attname = k.name AND a.attnum > 0 AND NOT a.attisdropped
+$types$;
+COMMENT ON FUNCTION reshard.key_types(oid, name[]) IS
+    'numbers of the types and collations of a table''s columns: keys with the same ones are placed in the same way';
 
 CREATE TABLE reshard.key_mapping (
     cluster_name text NOT NULL,
@@ -279,9 +293,9 @@ CREATE TABLE reshard.copy_table (
     table_name name NOT NULL,
     columns name[] NOT NULL,
     column_list boolean NOT NULL DEFAULT false,
-    key_column name,
+    key_columns name[],
     key_method text,
-    source_key name,
+    source_key name[],
     source_method text,
     row_filter text,
     format text NOT NULL DEFAULT 'binary' CHECK (format IN ('binary', 'text')),
@@ -299,7 +313,7 @@ CREATE TABLE reshard.copy_table (
 COMMENT ON TABLE reshard.copy_table IS
     'one row per table of a migration: leaves of partitioned tables, each ordinary table';
 COMMENT ON COLUMN reshard.copy_table.wave IS 'null while the table waits for a wave';
-COMMENT ON COLUMN reshard.copy_table.key_column IS 'sharding key; null for an omni table, which every shard gets whole';
+COMMENT ON COLUMN reshard.copy_table.key_columns IS 'sharding key; null for an omni table, which every shard gets whole';
 COMMENT ON COLUMN reshard.copy_table.key_method IS 'how its values are placed: hash, list or range';
 COMMENT ON COLUMN reshard.copy_table.source_method IS 'how values of source_key are placed on the source';
 COMMENT ON COLUMN reshard.copy_table.source_key IS 'sharding key of a source cluster of several shards; null where each of its shards has the table whole, or where there is one';

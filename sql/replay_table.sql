@@ -12,14 +12,15 @@ AS $fits$
                            OR m.relation IN (SELECT t.relid FROM pg_partition_tree(k.confrelid) AS t)))
        AND (x.referenced IS NULL
             OR (SELECT count(*) = 1 FROM reshard.declared_shard AS s WHERE s.cluster = $2)
-            OR EXISTS (
-               SELECT
-                 FROM unnest(k.conkey, k.confkey) AS p (own, referenced)
-                 JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = p.own
-                 JOIN pg_attribute AS b ON b.attrelid = k.confrelid AND b.attnum = p.referenced
-                WHERE a.attname = x.own AND b.attname = x.referenced))
+            OR cardinality(x.own) = cardinality(x.referenced)
+               AND (SELECT bool_and((y.own, y.referenced) IN (
+                               SELECT a.attname, b.attname
+                                 FROM unnest(k.conkey, k.confkey) AS p (own, referenced)
+                                 JOIN pg_attribute AS a ON a.attrelid = k.conrelid AND a.attnum = p.own
+                                 JOIN pg_attribute AS b ON b.attrelid = k.confrelid AND b.attnum = p.referenced))
+                      FROM unnest(x.own, x.referenced) AS y (own, referenced)))
       FROM pg_constraint AS k
-     CROSS JOIN LATERAL (SELECT a.column_name, b.column_name
+     CROSS JOIN LATERAL (SELECT a.column_names, b.column_names
                            FROM reshard.sharding_key_of(k.conrelid, $2) AS a,
                                 reshard.sharding_key_of(k.confrelid, $2) AS b) AS x (own, referenced)
      WHERE k.oid = $3

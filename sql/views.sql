@@ -32,7 +32,7 @@ WITH part AS (
      GROUP BY p.task_id, p.table_id
 ), progress AS (
     SELECT t.task_id, t.table_id, t.schema_name, t.table_name, t.status, t.bytes_total,
-           t.wave, t.key_column, coalesce(p.rows, 0) AS rows, coalesce(p.bytes, 0) AS bytes,
+           t.wave, array_to_string(t.key_columns, ', ') AS key_column, coalesce(p.rows, 0) AS rows, coalesce(p.bytes, 0) AS bytes,
            CASE WHEN t.status IN ('copied', 'ready') THEN 1.0
                 WHEN t.blocks = 0 THEN 0.0
                 ELSE least(coalesce(p.blocks_done, 0)::numeric / t.blocks, 1.0) END AS share,
@@ -147,7 +147,9 @@ COMMENT ON VIEW reshard.shards IS 'declared shards; passwords are never shown';
 CREATE VIEW reshard.clusters AS
 SELECT s.cluster AS name, count(*)::int AS shards,
        (SELECT array_agg(coalesce(quote_ident(r.schema_name) || '.' || quote_ident(r.table_name) || '.', '')
-                         || quote_ident(r.column_name)
+                         || (SELECT CASE WHEN count(*) = 1 THEN min(quote_ident(c.name))
+                                         ELSE format('(%s)', string_agg(quote_ident(c.name), ', ' ORDER BY c.nr)) END
+                               FROM unnest(r.column_names) WITH ORDINALITY AS c (name, nr))
                          || CASE WHEN r.method = 'hash' THEN '' ELSE ' (' || r.method || ')' END
                          ORDER BY r.rule_no)
           FROM reshard.sharding_rule AS r WHERE r.cluster_name = s.cluster) AS sharding_keys,
@@ -159,26 +161,26 @@ SELECT s.cluster AS name, count(*)::int AS shards,
 COMMENT ON VIEW reshard.clusters IS 'declared clusters';
 
 CREATE VIEW reshard.placements AS
-SELECT r.cluster_name AS cluster, r.column_name, r.method, m.shard,
+SELECT r.cluster_name AS cluster, r.column_names[1]::text AS column_name, r.method, m.shard,
        CASE m.kind WHEN 'value' THEN quote_literal(m.value)
                    WHEN 'null' THEN 'NULL'
                    WHEN 'default' THEN 'DEFAULT'
                    ELSE format('[%s, %s)', coalesce(quote_literal(m.lower_bound), 'unbounded'),
                                coalesce(quote_literal(m.upper_bound), 'unbounded')) END AS keys,
        m.kind, m.value, m.lower_bound, m.upper_bound
-  FROM (SELECT DISTINCT cluster_name, column_name, method
+  FROM (SELECT DISTINCT cluster_name, column_names, method
           FROM reshard.sharding_rule WHERE method <> 'hash') AS r
   JOIN reshard.key_mapping AS m
-    ON m.cluster_name = r.cluster_name AND m.column_name = r.column_name
+    ON m.cluster_name = r.cluster_name AND r.column_names = ARRAY[m.column_name]
 UNION ALL
-SELECT r.cluster_name, r.column_name, r.method, s.shard,
-       format('remainder %s of %s', s.shard, count(*) OVER (PARTITION BY r.cluster_name, r.column_name)),
+SELECT r.cluster_name, array_to_string(r.column_names, ', '), r.method, s.shard,
+       format('remainder %s of %s', s.shard, count(*) OVER (PARTITION BY r.cluster_name, r.column_names)),
        'hash', NULL, NULL, NULL
-  FROM (SELECT DISTINCT cluster_name, column_name, method
+  FROM (SELECT DISTINCT cluster_name, column_names, method
           FROM reshard.sharding_rule WHERE method = 'hash') AS r
   JOIN reshard.declared_shard AS s ON s.cluster = r.cluster_name;
 COMMENT ON VIEW reshard.placements IS
-    'which keys belong to which shard of each cluster, by column and method';
+    'which keys belong to which shard of each cluster, by column (several are separated by commas) and method';
 
 -- Who may look. Statements and errors can hold data, so not everyone may.
 DO $roles$

@@ -1,8 +1,8 @@
 //! Which shard a bigint key belongs to, worked out by a client on its own: by hash, by
 //! list or by range.
 //!
-//! By hash it is the same arithmetic as `PARTITION BY HASH` on one bigint column
-//! (src/backend/partitioning/partbounds.c, `compute_partition_hash_value`;
+//! By hash it is the same arithmetic as `PARTITION BY HASH` on one bigint column, or on it
+//! and an integer column whose value follows from it (src/backend/partitioning/partbounds.c, `compute_partition_hash_value`;
 //! src/common/hashfn.c, `hash_bytes_uint32_extended`), as a pooler does it.
 
 use std::collections::BTreeMap;
@@ -18,6 +18,8 @@ pub enum Placement {
     /// As `PARTITION BY HASH` does.
     #[default]
     Hash,
+    /// The same with the column `owner`, whose value is [`owner_of`] the key.
+    HashWithOwner,
     /// Keys that are listed, and where all others go.
     List {
         /// Key to shard.
@@ -48,6 +50,7 @@ impl Placement {
         match self {
             _ if shards == 1 => 0,
             Placement::Hash => shard_of(key, shards),
+            Placement::HashWithOwner => (row_hash_with_owner(key) % shards) as usize,
             Placement::List { keys, default } => keys.get(&key).copied().unwrap_or(*default),
             Placement::Range { bounds } => bounds.partition_point(|bound| *bound <= key),
         }
@@ -63,6 +66,9 @@ impl Placement {
             Placement::Hash => {
                 vec![format!("SELECT reshard_set_sharding_key({cluster}, {column})")]
             }
+            Placement::HashWithOwner => vec![format!(
+                "SELECT reshard_set_sharding_key({cluster}, ARRAY[{column}, 'owner'])"
+            )],
             Placement::List { keys, default } => {
                 let mut shards: BTreeMap<usize, Vec<String>> = BTreeMap::new();
                 for (key, shard) in keys {
@@ -91,10 +97,27 @@ impl Placement {
         }
     }
 
+    /// A session's temporary table `placement` that is partitioned by keys of this type,
+    /// and the key's columns; by hash.
+    pub fn partitioned(&self, key: &str, key_type: &str) -> Option<(String, String)> {
+        let (columns, names, key) = match self {
+            Placement::Hash => (format!("k {key_type}"), "k", key.to_owned()),
+            Placement::HashWithOwner => {
+                (format!("k {key_type}, o integer"), "k, o", format!("{key}, owner"))
+            }
+            _ => return None,
+        };
+        let table = format!(
+            "DROP TABLE IF EXISTS pg_temp.placement;
+             CREATE TEMP TABLE placement ({columns}) PARTITION BY HASH ({names})"
+        );
+        Some((table, key))
+    }
+
     /// True for the rows of one shard, by an expression for the key; not by hash.
     pub fn condition(&self, key: &str, shard: usize) -> Option<String> {
         match self {
-            Placement::Hash => None,
+            Placement::Hash | Placement::HashWithOwner => None,
             Placement::List { keys, default } => {
                 let of = |wanted: &dyn Fn(usize) -> bool| {
                     let keys = keys.iter().filter(|(_, s)| wanted(**s));
@@ -122,9 +145,22 @@ pub fn shard_of(key: i64, shards: u64) -> usize {
     (row_hash(key) % shards) as usize
 }
 
+/// The owner of all rows with this key, as clients write them.
+pub fn owner_of(key: i64) -> i32 {
+    (key / 1_000_000) as i32
+}
+
 fn row_hash(key: i64) -> u64 {
-    // hash_combine64(0, hash), where 0 is the row's hash before its first column.
-    hashint8extended(key, SEED).wrapping_add(0x49A0_F4DD_15E5_A8E3)
+    // 0 is the row's hash before its first column.
+    hash_combine64(0, hashint8extended(key, SEED))
+}
+
+fn row_hash_with_owner(key: i64) -> u64 {
+    hash_combine64(row_hash(key), hash_uint32_extended(owner_of(key) as u32, SEED))
+}
+
+fn hash_combine64(a: u64, b: u64) -> u64 {
+    a ^ b.wrapping_add(0x49A0_F4DD_15E5_A8E3).wrapping_add(a << 54).wrapping_add(a >> 7)
 }
 
 fn hashint8extended(value: i64, seed: u64) -> u64 {

@@ -166,7 +166,7 @@ fn declared(name: &str, shard: i32) -> Result<u32> {
 /// How a column is placed, which must be one of these methods.
 fn method_of(name: &str, column: &str, wanted: &[Method]) -> Result<Method> {
     let rules = cluster::rules(name)?;
-    let of_column = || rules.iter().filter(|r| r.column_name == column);
+    let of_column = || rules.iter().filter(|r| r.key().single() == Some(column));
     if let Some(rule) = of_column().find(|r| wanted.contains(&r.method)) {
         return Ok(rule.method);
     }

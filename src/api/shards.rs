@@ -107,8 +107,8 @@ fn drop_shard(name: &str, shard: i32) -> Result<()> {
 /// `list` or `range` as its keys are mapped.
 ///
 /// # Errors
-/// 0A000 for a method that is not supported, 42710 where it is declared by another one, 42703 where the table has no such
-/// column, 55000 while a migration uses the cluster.
+/// 0A000 for a method that is not supported, 42710 where it is declared by another one,
+/// 42703 where the table has no such column, 55000 while a migration uses the cluster.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_set_sharding_key(
@@ -118,12 +118,80 @@ fn reshard_set_sharding_key(
     relation: default!(Option<PgRelation>, "NULL"),
 ) {
     let relation = relation.map(|r| qualified(&r));
-    or_raise(set_sharding_key(cluster, column_name, method, relation));
+    or_raise(
+        one_column(column_name)
+            .and_then(|columns| set_sharding_key(cluster, columns, method, relation)),
+    );
+}
+
+/// The same by several columns, in the order in which they are hashed: all tables with
+/// all of these columns, or with `relation` that table alone.
+///
+/// # Errors
+/// As above; 22023 for a list that is empty or names a column twice, 54011 for too many
+/// columns, 0A000 for several columns by list or range.
+#[pg_extern(name = "reshard_set_sharding_key", security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_set_sharding_key_columns(
+    cluster: &str,
+    column_names: Vec<Option<String>>,
+    method: default!(&str, "'hash'"),
+    relation: default!(Option<PgRelation>, "NULL"),
+) {
+    let relation = relation.map(|r| qualified(&r));
+    or_raise(
+        several_columns(column_names)
+            .and_then(|columns| set_sharding_key(cluster, columns, method, relation)),
+    );
+}
+
+/// A key of one column; a list in one text is taken for what it is.
+fn one_column(column: &str) -> Result<Vec<String>> {
+    if column.contains(',') && !is_column(column)? {
+        let columns: Vec<&str> = column.split(',').map(str::trim).collect();
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("\"{column}\" is no column, and several columns are not given in one text"),
+        )
+        .detail("No table of this database has a column of that name.")
+        .hint(format!(
+            "Give several columns as an array: ARRAY[{}].",
+            columns.iter().map(|c| literal(c)).collect::<Vec<_>>().join(", ")
+        )));
+    }
+    Ok(vec![column.to_owned()])
+}
+
+/// The most columns that `PARTITION BY` takes (`PARTITION_MAX_KEYS` of
+/// src/include/pg_config_manual.h).
+const MOST_COLUMNS: usize = 32;
+
+fn several_columns(columns: Vec<Option<String>>) -> Result<Vec<String>> {
+    let Some(columns) = columns.into_iter().collect::<Option<Vec<String>>>() else {
+        return Err(Error::argument("name of a column must not be null"));
+    };
+    if columns.is_empty() {
+        return Err(Error::argument("a sharding key has at least one column").hint(
+            "Name its columns, in the order in which they are hashed: ARRAY['...', '...'].",
+        ));
+    }
+    if columns.len() > MOST_COLUMNS {
+        return Err(Error::new(
+            Kind::Server("54011".to_owned()),
+            format!("a sharding key of {} columns is not possible", columns.len()),
+        )
+        .detail(format!("PARTITION BY HASH, which it is, takes {MOST_COLUMNS} at most.")));
+    }
+    let twice = columns.iter().enumerate().find(|(i, c)| columns[..*i].contains(c));
+    if let Some((_, column)) = twice {
+        return Err(Error::argument(format!("column \"{column}\" is named twice")));
+    }
+    Ok(columns)
 }
 
 fn set_sharding_key(
     name: &str,
-    column: &str,
+    columns: Vec<String>,
     method: &str,
     relation: Option<(String, String)>,
 ) -> Result<()> {
@@ -133,24 +201,26 @@ fn set_sharding_key(
             .hint("The methods are hash (the same placement as PARTITION BY HASH), list and range.")
     })?;
     refuse_while_used(name)?;
-    match &relation {
-        Some((schema, table)) => require_column(schema, table, column)?,
-        None if column.contains(',') && !is_column(column)? => {
-            return Err(Error::new(
-                Kind::Unsupported,
-                format!("sharding key \"{column}\" of several columns is not supported"),
-            )
-            .detail("No table of this database has a column of that name.")
-            .hint("A sharding key is one column."));
+    if method.is_mapped() && columns.len() > 1 {
+        return Err(Error::new(
+            Kind::Unsupported,
+            format!("a sharding key of several columns by {} is not supported", method.as_str()),
+        )
+        .detail("Keys are mapped to shards by the values of one column.")
+        .hint("Choose one of the columns, or method hash."));
+    }
+    for column in &columns {
+        match &relation {
+            Some((schema, table)) => require_column(schema, table, column)?,
+            None if !is_column(column)? => {
+                notice!("no table of this database has a column \"{column}\" so far");
+            }
+            None => {}
         }
-        None if !is_column(column)? => {
-            notice!("no table of this database has a column \"{column}\" so far");
-        }
-        None => {}
     }
     let (schema_name, table_name) = relation.unzip();
-    let column_name = column.to_owned();
-    if !cluster::add_rule(name, &ShardingRule { schema_name, table_name, column_name, method })? {
+    let rule = ShardingRule { schema_name, table_name, column_names: columns, method };
+    if !cluster::add_rule(name, &rule)? {
         notice!("cluster \"{name}\" has that sharding key already");
     }
     Ok(())
@@ -170,14 +240,36 @@ fn reshard_drop_sharding_key(
     relation: default!(Option<PgRelation>, "NULL"),
 ) {
     let relation = relation.map(|r| qualified(&r));
-    or_raise(drop_sharding_key(cluster, column_name, relation));
+    or_raise(drop_sharding_key(cluster, &[column_name.to_owned()], relation));
 }
 
-fn drop_sharding_key(name: &str, column: &str, relation: Option<(String, String)>) -> Result<()> {
+/// The same of several columns.
+///
+/// # Errors
+/// As above; 22023 for a list that is none of columns.
+#[pg_extern(name = "reshard_drop_sharding_key", security_definer, volatile, parallel_unsafe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_drop_sharding_key_columns(
+    cluster: &str,
+    column_names: Vec<Option<String>>,
+    relation: default!(Option<PgRelation>, "NULL"),
+) {
+    let relation = relation.map(|r| qualified(&r));
+    or_raise(
+        several_columns(column_names)
+            .and_then(|columns| drop_sharding_key(cluster, &columns, relation)),
+    );
+}
+
+fn drop_sharding_key(
+    name: &str,
+    columns: &[String],
+    relation: Option<(String, String)>,
+) -> Result<()> {
     admin::require()?;
     refuse_while_used(name)?;
     let relation = relation.as_ref().map(|(schema, table)| (schema.as_str(), table.as_str()));
-    if !cluster::drop_rule(name, column, relation)? {
+    if !cluster::drop_rule(name, columns, relation)? {
         notice!("cluster \"{name}\" has no such sharding key");
     }
     let mappings = mapping::delete_unused(name)?;

@@ -11,5 +11,5 @@ pub use condition::KeySql;
 pub use direction::{Direction, Side};
 pub use keymap::KeyMap;
 pub use placement::{Placement, ShardNo};
-pub use rule::{Method, ShardingRule};
+pub use rule::{Method, ShardingKey, ShardingRule};
 pub use topology::Cluster;

@@ -1,9 +1,10 @@
 //! Where a row belongs: key value -> shard.
 //!
-//! Hash placement is exactly `PARTITION BY HASH`: the key's extended hash under
-//! `HASH_PARTITION_SEED`, combined as `compute_partition_hash_value` of
-//! src/backend/partitioning/partbounds.c does, modulo the number of shards. A
-//! null key contributes nothing, so it belongs to shard 0.
+//! Hash placement is exactly `PARTITION BY HASH`: the extended hashes of the key's
+//! columns under `HASH_PARTITION_SEED`, combined in their order as
+//! `compute_partition_hash_value` of src/backend/partitioning/partbounds.c does,
+//! modulo the number of shards. A null column contributes nothing, so a row whose
+//! key is all null belongs to shard 0.
 //!
 //! Placement by list and by range is [`super::keymap`].
 use std::fmt;
@@ -43,7 +44,7 @@ impl ShardNo {
 pub enum Placement {
     /// Every shard gets every row: an omni table, or a cluster of one shard.
     All,
-    /// By the hash of its key.
+    /// By the hash of its key's columns.
     Hash {
         /// Number of shards.
         shards: u32,
@@ -52,9 +53,9 @@ pub enum Placement {
     Mapped(Arc<KeyMap>),
 }
 
-/// The shard of a key by its extended hash value; `None` for a null key.
-pub fn shard_of_hash(key_hash: Option<u64>, shards: u32) -> ShardNo {
-    let row_hash = key_hash.map_or(0, |hash| hash_combine64(0, hash));
+/// The shard of a key by the extended hash values of its columns; `None` for a null.
+pub fn shard_of_hashes(hashes: impl Iterator<Item = Option<u64>>, shards: u32) -> ShardNo {
+    let row_hash = hashes.flatten().fold(0, hash_combine64);
     ShardNo((row_hash % u64::from(shards)) as u32)
 }
 
@@ -69,13 +70,22 @@ mod tests {
 
     #[test]
     fn a_null_key_belongs_to_shard_zero() {
-        assert_eq!(shard_of_hash(None, 7), ShardNo(0));
+        assert_eq!(shard_of_hashes([None].into_iter(), 7), ShardNo(0));
+        assert_eq!(shard_of_hashes([None, None].into_iter(), 7), ShardNo(0));
+    }
+
+    #[test]
+    fn a_null_column_contributes_nothing() {
+        let of = |hashes: &[Option<u64>]| shard_of_hashes(hashes.iter().copied(), 1_000_003);
+        assert_eq!(of(&[Some(7), None]), of(&[Some(7)]));
+        assert_eq!(of(&[None, Some(7)]), of(&[Some(7)]));
+        assert_ne!(of(&[Some(7), Some(8)]), of(&[Some(8), Some(7)]));
     }
 
     #[test]
     fn every_shard_is_in_range() {
         for hash in (0..1000u64).map(|i| i.wrapping_mul(0x9E37_79B9_7F4A_7C15)) {
-            assert!(shard_of_hash(Some(hash), 5).0 < 5);
+            assert!(shard_of_hashes([Some(hash), Some(!hash)].into_iter(), 5).0 < 5);
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::cluster::keymap::{KeyMap, Keys};
 use crate::cluster::placement::{Placement, ShardNo};
-use crate::cluster::rule::Method;
+use crate::cluster::rule::{Method, ShardingKey};
 use crate::error::{Error, Result};
 use crate::remote::Endpoint;
 
@@ -56,13 +56,14 @@ impl Cluster {
     }
 
     /// How the rows of a table spread that has this sharding key.
-    pub fn placement(&self, key: Option<(&str, Method)>) -> Placement {
-        let Some((column, method)) = key.filter(|_| self.size() > 1) else { return Placement::All };
-        if method == Method::Hash {
+    pub fn placement(&self, key: Option<ShardingKey<'_>>) -> Placement {
+        let Some(key) = key.filter(|_| self.size() > 1) else { return Placement::All };
+        if key.method == Method::Hash {
             return Placement::Hash { shards: self.size() };
         }
-        Placement::Mapped(self.maps.get(column).cloned().unwrap_or_else(|| {
-            let keys = match method {
+        let mapped = key.single().and_then(|column| self.maps.get(column));
+        Placement::Mapped(mapped.cloned().unwrap_or_else(|| {
+            let keys = match key.method {
                 Method::Range => Keys::Ranges(Vec::new()),
                 _ => Keys::Values(Vec::new()),
             };
@@ -111,12 +112,15 @@ mod tests {
 
     #[test]
     fn one_shard_has_all_rows() {
-        let key = Some(("k", Method::List));
+        let columns = ["k".to_owned()];
+        let key = |method| Some(ShardingKey { columns: &columns, method });
         let one = Cluster::new("c", vec![endpoint(0)]).unwrap();
-        assert_eq!(one.placement(key), Placement::All);
+        assert_eq!(one.placement(key(Method::List)), Placement::All);
         let two = Cluster::new("c", vec![endpoint(0), endpoint(1)]).unwrap();
-        assert_eq!(two.placement(Some(("k", Method::Hash))), Placement::Hash { shards: 2 });
-        let Placement::Mapped(map) = two.placement(key) else { panic!("not by list") };
+        assert_eq!(two.placement(key(Method::Hash)), Placement::Hash { shards: 2 });
+        let Placement::Mapped(map) = two.placement(key(Method::List)) else {
+            panic!("not by list")
+        };
         assert_eq!(map.shards().count(), 0);
     }
 

@@ -12,8 +12,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
-use crate::cluster::placement::shard_of_hash;
-use crate::cluster::{Cluster, Placement, ShardNo};
+use crate::cluster::{rule, Cluster, Placement, ShardNo};
 use crate::copy::buffers::Budget;
 use crate::copy::courier::Courier;
 use crate::copy::load::{Job, Load};
@@ -208,15 +207,15 @@ impl Copier {
         let mut columns = part.columns.clone();
         if placement != Placement::All {
             // Last, for the placement alone.
-            columns.extend(part.key_column.clone());
+            columns.extend(part.key_columns.iter().flatten().cloned());
         }
         let mut scan =
             Scan::begin(&table, &part.name(), &columns, part.blocks(), part.row_filter.as_deref())?;
         let format = part.format();
         let copied = &scan.attributes()[..part.columns.len()];
         let encoder = Encoder::new(copied, format)?;
-        let router =
-            Router::new(&placement, scan.attributes().get(part.columns.len()), encoder.scratch())?;
+        let key = &scan.attributes()[part.columns.len()..];
+        let router = Router::new(&placement, key, encoder.scratch())?;
         let mut outlets = Outlets::new(self, &router, senders, format);
         let first = part.blocks().from;
         let mut rows = 0;
@@ -248,7 +247,7 @@ impl Copier {
             Router::Mapped(search) => search.key_of(row),
             _ => "NULL".to_owned(),
         };
-        let column = part.key_column.as_deref().unwrap_or_default();
+        let columns = part.key_columns.as_deref().unwrap_or_default();
         Error::new(
             Kind::Server("23514".to_owned()),
             format!(
@@ -257,7 +256,10 @@ impl Copier {
                 part.name()
             ),
         )
-        .detail(format!("Its sharding key \"{column}\" is {key}, which is mapped to no shard."))
+        .detail(format!(
+            "Its sharding key {} is {key}, which is mapped to no shard.",
+            rule::shown(columns)
+        ))
         .hint(format!(
             "Delete the row or give it another key, then SELECT reshard_resume({task}); or \
              SELECT reshard_cancel({task}), map the key to a shard, and start again.",
@@ -269,26 +271,24 @@ impl Copier {
 /// Says which shard takes a row.
 enum Router {
     All,
-    Hash(KeyHash, u32),
+    Hash(KeyHash),
     Mapped(KeySearch),
 }
 
 impl Router {
-    /// By the column of the key, which is there unless all shards get all rows.
+    /// By the columns of the key, which are there unless all shards get all rows.
     fn new(
         placement: &Placement,
-        key: Option<&Attribute>,
+        key: &[Attribute],
         scratch: pgrx::pg_sys::MemoryContext,
     ) -> Result<Self> {
         Ok(match (placement, key) {
             (Placement::All, _) => Self::All,
-            (Placement::Hash { shards }, Some(key)) => {
-                Self::Hash(KeyHash::new(*key, scratch)?, *shards)
+            (Placement::Hash { shards }, [_, ..]) => {
+                Self::Hash(KeyHash::new(key, *shards, scratch)?)
             }
-            (Placement::Mapped(map), Some(key)) => {
-                Self::Mapped(KeySearch::new(*key, map, scratch)?)
-            }
-            (_, None) => return Err(Error::internal("a scan without its sharding key")),
+            (Placement::Mapped(map), [key]) => Self::Mapped(KeySearch::new(*key, map, scratch)?),
+            _ => return Err(Error::internal("a scan without its sharding key")),
         })
     }
 
@@ -297,7 +297,7 @@ impl Router {
     fn route(&self, row: Row<'_>) -> Option<ShardNo> {
         match self {
             Self::All => Some(ShardNo(0)),
-            Self::Hash(key, shards) => Some(shard_of_hash(key.of(row), *shards)),
+            Self::Hash(key) => Some(key.of(row)),
             Self::Mapped(key) => key.of(row),
         }
     }

@@ -6,7 +6,7 @@
 //! last part knows it.
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Method, ShardNo};
+use crate::cluster::{Method, ShardNo, ShardingKey};
 use crate::error::{Error, Policy, Result};
 use crate::gucs;
 use crate::pg::db::{self, Arg};
@@ -39,7 +39,7 @@ pub(crate) struct Part {
     pub(crate) schema_name: String,
     pub(crate) table_name: String,
     pub(crate) columns: Vec<String>,
-    pub(crate) key_column: Option<String>,
+    pub(crate) key_columns: Option<Vec<String>>,
     pub(crate) key_method: Option<Method>,
     pub(crate) row_filter: Option<String>,
     format: String,
@@ -52,8 +52,8 @@ impl Part {
     }
 
     /// What its rows are placed by; `None` where every shard gets all of them.
-    pub(crate) fn key(&self) -> Option<(&str, Method)> {
-        Some((self.key_column.as_deref()?, self.key_method?))
+    pub(crate) fn key(&self) -> Option<ShardingKey<'_>> {
+        ShardingKey::of(self.key_columns.as_deref(), self.key_method)
     }
 
     /// The blocks to read.
@@ -142,7 +142,7 @@ pub(crate) fn claim(task_id: i64, wave: i32, node: ShardNo, pid: i32) -> Result<
                  'block_to', p.block_to, 'attempts', p.attempts, 'again', c.again, \
                  'relation', p.relation::bigint, \
                  'schema_name', t.schema_name, 'table_name', t.table_name, 'columns', t.columns, \
-                 'key_column', t.key_column, \
+                 'key_columns', t.key_columns, \
                  'key_method', t.key_method, 'row_filter', t.row_filter, 'format', t.format)",
             &[
                 Arg::I64(task_id),

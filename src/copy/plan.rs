@@ -97,22 +97,23 @@ fn check(task_id: i64) -> Result<()> {
     #[derive(Deserialize)]
     struct Wrong {
         table: String,
-        key: String,
+        column: String,
     }
     let wrong: Option<Wrong> = db::row(
         "SELECT pg_catalog.jsonb_build_object('table', \
-                pg_catalog.format('%I.%I', t.schema_name, t.table_name), 'key', t.key_column) \
+                pg_catalog.format('%I.%I', t.schema_name, t.table_name), 'column', k.name) \
            FROM reshard.copy_table AS t \
-          WHERE t.task_id = $1 AND t.key_column <> ALL (t.columns) \
-          ORDER BY t.table_id LIMIT 1",
+          CROSS JOIN LATERAL pg_catalog.unnest(t.key_columns) WITH ORDINALITY AS k (name, nr) \
+          WHERE t.task_id = $1 AND k.name <> ALL (t.columns) \
+          ORDER BY t.table_id, k.nr LIMIT 1",
         &[Arg::I64(task_id)],
     )?;
     match wrong {
         None => Ok(()),
-        Some(Wrong { table, key }) => Err(Error::state(format!(
+        Some(Wrong { table, column }) => Err(Error::state(format!(
             "the publication leaves out the sharding key of table {table}"
         ))
-        .detail(format!("Its sharding key is \"{key}\"."))
+        .detail(format!("Column \"{column}\" is part of it."))
         .hint("Add that column to the table and to the publication's column list, or give the table another sharding key.")),
     }
 }
@@ -125,7 +126,7 @@ pub fn plan_source_keys(task_id: i64, source: &str) -> Result<()> {
     db::execute(
         "UPDATE reshard.copy_table AS t \
             SET (source_key, source_method) = \
-                (SELECT k.column_name, k.method FROM reshard.sharding_key_of(t.relation, $2) AS k) \
+                (SELECT k.column_names, k.method FROM reshard.sharding_key_of(t.relation, $2) AS k) \
           WHERE t.task_id = $1",
         &[Arg::I64(task_id), Arg::Text(source)],
     )

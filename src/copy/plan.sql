@@ -59,14 +59,14 @@ WITH RECURSIVE published AS (
               FROM attribute AS a WHERE a.relation = l.oid AND a.copied) AS columns,
            EXISTS (SELECT FROM attribute AS a JOIN unportable AS u ON u.type = a.atttypid
                     WHERE a.relation = l.oid AND a.copied) AS as_text,
-           k.column_name AS key_column, k.method AS key_method
+           k.column_names AS key_columns, k.method AS key_method
       FROM leaf AS l
      CROSS JOIN LATERAL reshard.sharding_key_of(l.oid, $3) AS k
      WHERE NOT EXISTS (SELECT FROM reshard.copy_table AS t
                         WHERE t.task_id = $1 AND t.relation = l.oid)
 )
 INSERT INTO reshard.copy_table
-       (task_id, table_id, relation, schema_name, table_name, columns, column_list, key_column,
+       (task_id, table_id, relation, schema_name, table_name, columns, column_list, key_columns,
         key_method, row_filter, format, identity, identity_index, bytes_total)
 SELECT $1,
        coalesce((SELECT pg_catalog.max(t.table_id) FROM reshard.copy_table AS t WHERE t.task_id = $1), 0)
@@ -74,7 +74,7 @@ SELECT $1,
        p.oid, p.nspname, p.relname, coalesce(p.columns, '{}'),
        EXISTS (SELECT FROM attribute AS a
                 WHERE a.relation = p.oid AND NOT a.copied AND NOT a.generated),
-       p.key_column, p.key_method, p.rowfilter,
+       p.key_columns, p.key_method, p.rowfilter,
        CASE WHEN p.as_text THEN 'text' ELSE 'binary' END, p.relreplident,
        (SELECT c.relname FROM pg_catalog.pg_index AS i
           JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid

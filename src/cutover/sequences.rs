@@ -337,9 +337,9 @@ fn set(sequence: &Sequence, next: i128, lane: u32) -> String {
 /// All sequences of the source that the user made.
 async fn list(session: &Connection, tables: &[Table]) -> Result<Vec<Sequence>> {
     let omni: Vec<String> =
-        tables.iter().filter(|t| t.key_column.is_none()).map(Table::qualified).collect();
+        tables.iter().filter(|t| !t.is_sharded(Side::Destination)).map(Table::qualified).collect();
     let sharded: Vec<String> =
-        tables.iter().filter(|t| t.key_column.is_some()).map(Table::qualified).collect();
+        tables.iter().filter(|t| t.is_sharded(Side::Destination)).map(Table::qualified).collect();
     let rows = session
         .query(
             "SELECT format('%I.%I', n.nspname, c.relname), s.seqincrement, s.seqmin, s.seqmax, \

@@ -20,4 +20,5 @@ pub mod scan;
 pub mod shmem;
 pub mod subprocess;
 pub mod toast;
+pub mod value;
 pub mod xact;

@@ -3,12 +3,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Cluster, Method, ShardingRule, Side};
+use crate::cluster::{Cluster, Method, ShardingKey, ShardingRule, Side};
 use crate::error::{Error, Result};
 use crate::gucs;
 use crate::pg::{db, shmem};
 use crate::preflight::nodes::Nodes;
 use crate::preflight::placement::Mapped;
+use crate::preflight::strays::Strays;
 use crate::preflight::Verb;
 use crate::remote::Endpoint;
 use crate::state;
@@ -28,6 +29,8 @@ pub struct Facts<'a> {
     pub destination: &'a Cluster,
     /// Sharding keys of the destination.
     pub rules: Vec<ShardingRule>,
+    /// Those of the source; none that matter where it has one shard.
+    pub source_rules: Vec<ShardingRule>,
     /// Tells this database from others in names on the shards.
     pub token: String,
     /// Whether the library was preloaded here.
@@ -50,6 +53,8 @@ pub struct Facts<'a> {
     pub joined: Option<String>,
     /// Tables whose keys are mapped to shards, of either cluster.
     pub mapped: Vec<Mapped>,
+    /// Rows that lie on the wrong shard of the source.
+    pub strays: Vec<Strays>,
 }
 
 /// A connection that a subscription needs and that could not be made.
@@ -230,36 +235,29 @@ pub struct Table {
     pub leaf: bool,
     /// Size of its rows, out-of-line values included.
     pub heap_bytes: i64,
-    pub key: Option<String>,
-    pub key_exists: bool,
-    pub key_generated: bool,
-    pub key_published: bool,
-    pub key_type: Option<String>,
-    /// How its values are placed.
+    /// Columns of its sharding key, as declared.
+    pub key: Option<Vec<String>>,
+    /// How values of the key are placed.
     pub key_method: Option<Method>,
-    /// Its type without modifiers, as SQL.
-    pub key_type_name: Option<String>,
-    pub key_type_oid: Option<u32>,
-    pub key_collation: Option<u32>,
+    /// The same columns as the table has them.
+    pub key_columns: Vec<KeyColumn>,
     /// Row filter of the publication.
     pub row_filter: Option<String>,
-    pub key_hashable: bool,
-    pub key_comparable: bool,
-    /// Its type and collation come with PostgreSQL.
-    pub key_built_in: bool,
+    /// `full`, `index`, `primary key` or `none`.
     pub identity: String,
-    pub identity_holds_key: bool,
-    pub identity_index: Option<String>,
+    pub identity_columns: Vec<String>,
+    /// Unique indexes that can be an identity, in the order in which the run chooses.
+    pub identity_candidates: Vec<Candidate>,
+    /// Columns that are never null.
+    pub not_null: Vec<String>,
     pub has_primary_key: bool,
     pub column_list: bool,
     /// It has stored generated columns, where the server publishes none of them as identity.
     pub generated: bool,
-    pub key_not_null: bool,
-    pub key_hash: Option<String>,
     pub row_estimate: i64,
     /// Size with indexes.
     pub total_bytes: i64,
-    /// Rows have no sharding key; none where that took too long to look for.
+    /// Rows have a sharding key that is all null; none where that took too long to look for.
     #[serde(default)]
     pub has_null_keys: Option<bool>,
     /// How a sample of its rows is spread: rows and bytes of each shard.
@@ -269,6 +267,36 @@ pub struct Table {
     pub firing_triggers: Vec<String>,
     /// The extension that made it.
     pub extension: Option<String>,
+}
+
+/// A column of a sharding key.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct KeyColumn {
+    pub name: String,
+    pub exists: bool,
+    pub generated: bool,
+    pub published: bool,
+    /// Its type, with modifiers.
+    pub type_shown: Option<String>,
+    /// Its type without modifiers, as SQL.
+    pub type_name: Option<String>,
+    pub type_oid: Option<u32>,
+    pub collation: Option<u32>,
+    pub not_null: bool,
+    /// Its type and collation come with PostgreSQL.
+    pub built_in: bool,
+    pub comparable: bool,
+    /// The function that hash partitioning calls, and its family; none where there is none.
+    pub hash: Option<String>,
+    pub hash_family: Option<u32>,
+}
+
+/// A unique index that can be a replica identity.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Candidate {
+    pub name: String,
+    pub columns: Vec<String>,
 }
 
 /// A unique index without the sharding key.
@@ -359,6 +387,7 @@ impl<'a> Facts<'a> {
             source,
             destination,
             rules: state::cluster::rules(&destination.name)?,
+            source_rules: state::cluster::rules(&source.name)?,
             token: state::token()?,
             preloaded: shmem::is_preloaded(),
             unfit_programs: Vec::new(),
@@ -372,6 +401,7 @@ impl<'a> Facts<'a> {
             nodes: None,
             joined: state::joined()?,
             mapped: Vec::new(),
+            strays: Vec::new(),
         })
     }
 
@@ -404,6 +434,28 @@ impl<'a> Facts<'a> {
         self.content.iter().flat_map(|c| &c.tables)
     }
 
+    /// Tables whose rows move, with their keys on the destination; of a source of several
+    /// shards once more, with their keys there.
+    pub fn keyed(&self) -> impl Iterator<Item = (&'a Cluster, &Table)> {
+        let there = self.leaves().map(|table| (self.destination, table));
+        let here = self.nodes.iter().flat_map(|nodes| &nodes.tables);
+        there.chain(here.map(|table| (self.source, table)))
+    }
+
+    /// The columns that row filters on the source and on the shards will look at.
+    pub fn filter_columns(&self, table: &Table) -> Vec<String> {
+        let mut columns = match self.is_spread() {
+            true => table.sharding_key().map_or(Vec::new(), |key| key.columns.to_vec()),
+            false => Vec::new(),
+        };
+        for column in self.nodes.iter().flat_map(|nodes| nodes.key_of(table)) {
+            if !columns.contains(column) {
+                columns.push(column.clone());
+            }
+        }
+        columns
+    }
+
     /// Whether rows have to be spread.
     pub fn is_spread(&self) -> bool {
         self.destination.size() > 1
@@ -413,27 +465,44 @@ impl<'a> Facts<'a> {
 impl Table {
     /// Whether its rows are spread over the shards.
     pub fn is_sharded(&self) -> bool {
-        self.key_exists
+        self.sharding_key().is_some()
     }
 
-    /// The column that spreads it over the destination, and how.
-    pub fn sharding_key(&self) -> Option<(&str, Method)> {
-        Some((self.key.as_deref().filter(|_| self.key_exists)?, self.key_method?))
+    /// What spreads it over the destination; none where it lacks a column of that.
+    pub fn sharding_key(&self) -> Option<ShardingKey<'_>> {
+        let whole = self.key_columns.iter().all(|c| c.exists);
+        ShardingKey::of(self.key.as_deref(), self.key_method).filter(|_| whole)
     }
 
     /// Whether equal keys of the two tables are placed on the same shard.
     pub fn is_placed_like(&self, other: &Self) -> bool {
         match (self.sharding_key(), other.sharding_key()) {
-            (Some((_, Method::Hash)), Some((_, Method::Hash))) => true,
+            (Some(one), Some(two)) if (one.method, two.method) == (Method::Hash, Method::Hash) => {
+                let families = |t: &Self| -> Vec<Option<u32>> {
+                    t.key_columns.iter().map(|c| c.hash_family).collect()
+                };
+                families(self) == families(other)
+            }
             (one, two) => one == two,
         }
+    }
+
+    /// Whether the keys of the two tables are of the same types.
+    pub fn has_types_of(&self, other: &Self) -> bool {
+        let types = |t: &Self| -> Vec<Option<String>> {
+            t.key_columns.iter().map(|c| c.type_shown.clone()).collect()
+        };
+        types(self) == types(other)
     }
 }
 
 impl ForeignKey {
     /// Whether the sharding keys of both tables are matched by it, so that rows
     /// which refer to one another are on the same shard.
-    pub fn holds_keys(&self, from_key: &str, to_key: &str) -> bool {
-        self.from_columns.iter().zip(&self.to_columns).any(|(f, t)| f == from_key && t == to_key)
+    pub fn holds_keys(&self, from_key: &[String], to_key: &[String]) -> bool {
+        let matched = |from: &String, to: &String| {
+            self.from_columns.iter().zip(&self.to_columns).any(|(f, t)| f == from && t == to)
+        };
+        from_key.len() == to_key.len() && from_key.iter().zip(to_key).all(|(f, t)| matched(f, t))
     }
 }

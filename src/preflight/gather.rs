@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 use futures::future::join_all;
 use serde::de::DeserializeOwned;
 
-use crate::cluster::Side;
+use crate::cluster::{ShardingRule, Side};
 use crate::error::{Error, Result};
 use crate::preflight::facts::{
     Content, Existing, Facts, ForeignKey, ServerState, Table, Unreachable, Use,
 };
-use crate::preflight::{nodes, placement, programs, sample};
+use crate::preflight::{nodes, placement, programs, sample, strays};
 use crate::remote::quote::{ident, qualified};
 use crate::remote::{self, replication, Connection, Endpoint, Needed, Purpose};
 use crate::state::options::SchemaScope;
@@ -68,6 +68,12 @@ pub async fn all(facts: &mut Facts<'_>) {
         let others: Vec<(&Endpoint, &Connection)> = others.iter().map(|(e, s)| (e, s)).collect();
         match placement::gather(facts, session, &others).await {
             Ok(mapped) => facts.mapped = mapped,
+            Err(error) => fail(facts, home, error),
+        }
+        let here = facts.servers[home].endpoint;
+        let nodes: Vec<_> = std::iter::once((here, session)).chain(others).collect();
+        match strays::gather(facts, &nodes).await {
+            Ok(strays) => facts.strays = strays,
             Err(error) => fail(facts, home, error),
         }
     }
@@ -221,21 +227,7 @@ async fn content(facts: &Facts<'_>, session: &Connection) -> Result<Content> {
         json(session, include_str!("source.sql"), &[&facts.publication, &no_owner, &scoped])
             .await?;
     restrict(facts, session, &mut content).await?;
-    let rules: Vec<serde_json::Value> = facts
-        .rules
-        .iter()
-        .map(|r| {
-            serde_json::json!({
-                "schema_name": r.schema_name,
-                "table_name": r.table_name,
-                "column_name": r.column_name,
-                "method": r.method,
-            })
-        })
-        .collect();
-    let rules = serde_json::Value::Array(rules).to_string();
-    content.tables =
-        json(session, include_str!("tables.sql"), &[&facts.publication, &rules]).await?;
+    content.tables = tables(session, facts.publication, &facts.rules).await?;
     let oids: Vec<i64> = content.tables.iter().map(|t| t.oid).collect();
     content.foreign_keys = json(session, include_str!("foreign_keys.sql"), &[&oids]).await?;
     if facts.is_spread() {
@@ -253,6 +245,17 @@ async fn content(facts: &Facts<'_>, session: &Connection) -> Result<Content> {
     Ok(content)
 }
 
+/// The published tables, and partitioned ones above them, with their keys by these rules,
+/// which may be of the caller's own transaction.
+pub(super) async fn tables(
+    session: &Connection,
+    publication: &str,
+    rules: &[ShardingRule],
+) -> Result<Vec<Table>> {
+    let rules = serde_json::to_string(rules)?;
+    json(session, include_str!("tables.sql"), &[&publication, &rules]).await
+}
+
 /// Whether a foreign key between sharded tables, in which the sharding keys
 /// aren't part, has rows whose sharding keys differ.
 async fn crosses(
@@ -265,7 +268,7 @@ async fn crosses(
         return Ok(None);
     };
     let (Some(from_key), Some(to_key)) = (&from.key, &to.key) else { return Ok(None) };
-    let comparable = from.key_type == to.key_type && from.is_placed_like(to);
+    let comparable = from.has_types_of(to) && from.is_placed_like(to);
     if foreign_key.holds_keys(from_key, to_key) || !comparable {
         return Ok(None);
     }
@@ -275,13 +278,17 @@ async fn crosses(
         .zip(&foreign_key.to_columns)
         .map(|(f, t)| format!("f.{} = t.{}", ident(f), ident(t)))
         .collect();
+    let differing: Vec<String> = from_key
+        .iter()
+        .zip(to_key)
+        .map(|(f, t)| format!("f.{} IS DISTINCT FROM t.{}", ident(f), ident(t)))
+        .collect();
     let sql = format!(
-        "SELECT EXISTS (SELECT 1 FROM {} AS f JOIN {} AS t ON {} WHERE f.{} IS DISTINCT FROM t.{})",
+        "SELECT EXISTS (SELECT 1 FROM {} AS f JOIN {} AS t ON {} WHERE {})",
         qualified(&from.schema_name, &from.table_name),
         qualified(&to.schema_name, &to.table_name),
         joined.join(" AND "),
-        ident(from_key),
-        ident(to_key),
+        differing.join(" OR "),
     );
     match session.value(&sql, &[]).await {
         Ok(found) => Ok(Some(found)),

@@ -20,6 +20,7 @@ mod reach;
 mod sample;
 mod server;
 mod size;
+mod strays;
 mod table;
 
 pub use finding::{first_error, Finding, Severity};
@@ -78,6 +79,7 @@ const CHECKS: &[Check] = &[
     nodes::node_schema,
     nodes::node_sequences,
     nodes::node_keys,
+    strays::node_rows,
     nodes::node_omni_tables,
     publication::publication_exists,
     publication::publication_empty,

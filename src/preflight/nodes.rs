@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use futures::future::try_join_all;
 use serde::Deserialize;
 
-use crate::cluster::{Method, ShardNo, Side};
+use crate::cluster::{ShardNo, Side};
 use crate::error::{Error, Kind, Result};
 use crate::preflight::facts::{Content, Facts, Table};
 use crate::preflight::finding::Finding;
+use crate::preflight::gather::tables;
 use crate::preflight::Verb;
 use crate::remote::quote::qualified;
 use crate::remote::{Connection, Endpoint};
@@ -36,26 +37,12 @@ pub struct NodeFacts {
     joined: Option<String>,
 }
 
-/// A published table and the column that spreads it over the source.
-#[derive(Debug, Clone)]
-pub struct Spread {
-    pub(super) schema_name: String,
-    pub(super) table_name: String,
-    /// What the source knows of the key.
-    pub(super) key: SourceKey,
-    pub(super) row_filter: Option<String>,
-    /// Key of the destination.
-    wanted: Option<String>,
-}
-
-/// A sharding key of the source.
-#[derive(Debug, Clone, Deserialize)]
-pub struct SourceKey {
-    pub(super) column: Option<String>,
-    pub(super) method: Option<Method>,
-    pub(super) type_name: Option<String>,
-    pub(super) type_oid: Option<u32>,
-    pub(super) collation: Option<u32>,
+impl Nodes {
+    /// The columns that spread a table over the source; none where it is whole on each shard.
+    pub(super) fn key_of(&self, table: &Table) -> &[String] {
+        let found = self.tables.iter().find(|t| t.oid == table.oid);
+        found.and_then(Table::sharding_key).map_or(&[], |key| key.columns)
+    }
 }
 
 /// What is known of a source of several shards.
@@ -64,7 +51,8 @@ pub struct Nodes {
     /// This database, and each other shard.
     here: NodeFacts,
     others: Vec<(Endpoint, NodeFacts)>,
-    pub(super) tables: Vec<Spread>,
+    /// Tables whose rows move, with their sharding keys on the source.
+    pub(super) tables: Vec<Table>,
     /// Omni tables whose copies differ, with the shard.
     unequal: Vec<(Endpoint, String)>,
 }
@@ -90,33 +78,9 @@ pub async fn gather(
         }
     }))
     .await?;
-    let leaves: Vec<&Table> = content.tables.iter().filter(|t| t.leaf).collect();
-    let oids: Vec<i64> = leaves.iter().map(|t| t.oid).collect();
-    let keys: String = here
-        .value(
-            "SELECT coalesce(jsonb_agg(jsonb_build_object( \
-                        'column', k.column_name, 'method', k.method, \
-                        'type_name', format_type(a.atttypid, -1), \
-                        'type_oid', a.atttypid::bigint, 'collation', a.attcollation::bigint) \
-                        ORDER BY t.nr), '[]')::text \
-               FROM unnest($1::bigint[]) WITH ORDINALITY AS t (oid, nr) \
-              CROSS JOIN LATERAL reshard.sharding_key_of(t.oid::oid, $2) AS k \
-               LEFT JOIN pg_attribute AS a ON a.attrelid = t.oid::oid \
-                     AND a.attname = k.column_name AND a.attnum > 0 AND NOT a.attisdropped",
-            &[&oids, &facts.source.name],
-        )
-        .await?;
-    let keys: Vec<SourceKey> = serde_json::from_str(&keys)?;
-    for (table, key) in leaves.into_iter().zip(keys) {
-        nodes.tables.push(Spread {
-            schema_name: table.schema_name.clone(),
-            table_name: table.table_name.clone(),
-            key,
-            row_filter: table.row_filter.clone(),
-            wanted: table.key.clone(),
-        });
-    }
-    for table in nodes.tables.iter().filter(|t| t.key.column.is_none()) {
+    nodes.tables = tables(here, facts.publication, &facts.source_rules).await?;
+    nodes.tables.retain(|table| table.leaf);
+    for table in nodes.tables.iter().filter(|t| t.key.is_none()) {
         let name = qualified(&table.schema_name, &table.table_name);
         for (endpoint, session) in others {
             if differ(here, session, &name).await? {
@@ -316,11 +280,11 @@ pub fn node_sequences(facts: &Facts<'_>) -> Vec<Finding> {
         .collect()
 }
 
-/// A source of several shards has sharding keys, the same as the destination.
+/// A source of several shards has a sharding key, and a table with it.
 pub fn node_keys(facts: &Facts<'_>) -> Vec<Finding> {
     let Some(nodes) = &facts.nodes else { return Vec::new() };
     let name = &facts.source.name;
-    if !nodes.tables.is_empty() && nodes.tables.iter().all(|t| t.key.column.is_none()) {
+    if !nodes.tables.is_empty() && nodes.tables.iter().all(|t| t.key.is_none()) {
         return vec![Finding::error(
             "sharding_key_missing",
             Kind::WrongState,
@@ -333,33 +297,7 @@ pub fn node_keys(facts: &Facts<'_>) -> Vec<Finding> {
             name.replace('\'', "''")
         ))];
     }
-    nodes
-        .tables
-        .iter()
-        .filter(|t| {
-            facts.is_spread()
-                && t.key.column.is_some()
-                && t.wanted.is_some()
-                && t.key.column != t.wanted
-        })
-        .map(|t| {
-            let table = qualified(&t.schema_name, &t.table_name);
-            Finding::error(
-                "node_keys",
-                Kind::Unsupported,
-                format!("table {table} has another sharding key on the source"),
-            )
-            .object(table)
-            .detail("Between two clusters of several shards a table keeps its sharding key.")
-            .hint(format!(
-                "Declare the same column for both clusters: SELECT reshard_set_sharding_key('{}', \
-                 '{}', relation => '{}');",
-                facts.destination.name.replace('\'', "''"),
-                t.key.column.as_deref().unwrap_or_default().replace('\'', "''"),
-                qualified(&t.schema_name, &t.table_name).replace('\'', "''")
-            ))
-        })
-        .collect()
+    Vec::new()
 }
 
 /// Tables that each shard of the source has whole are equal on all.

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use crate::cluster::keymap::Keys;
-use crate::cluster::{Cluster, KeyMap, KeySql, Method, Placement, Side};
+use crate::cluster::{Cluster, KeyMap, KeySql, Method, Placement, ShardingKey, Side};
 use crate::error::{Error, Kind, Result};
 use crate::pg::order;
-use crate::preflight::facts::Facts;
+use crate::preflight::facts::{Facts, KeyColumn};
 use crate::preflight::finding::Finding;
 use crate::preflight::sample::in_time;
 use crate::remote::quote::{ident, literal, qualified};
@@ -94,27 +94,14 @@ impl Unplaced {
 fn tables(facts: &Facts<'_>) -> Result<Vec<(Mapped, Option<String>)>> {
     let mut all = Vec::new();
     let mut judged = Judged::new();
-    for table in facts.leaves() {
-        let key = table.sharding_key();
-        if let (Some((column, _)), Some(type_name), Some(oid)) =
-            (key, &table.key_type_name, table.key_type_oid)
-        {
-            let name = qualified(&table.schema_name, &table.table_name);
-            let collation = table.key_collation.unwrap_or(0);
-            let of = KeyOf { table: name, column, type_name, oid, collation };
-            let mapped = of.mapped(Side::Destination, facts.destination, key, &mut judged)?;
-            all.extend(mapped.map(|m| (m, table.row_filter.clone())));
-        }
-    }
-    for table in facts.nodes.iter().flat_map(|n| &n.tables) {
-        let key = table.key.column.as_deref().zip(table.key.method);
-        if let (Some((column, _)), Some(type_name), Some(oid)) =
-            (key, &table.key.type_name, table.key.type_oid)
-        {
-            let name = qualified(&table.schema_name, &table.table_name);
-            let collation = table.key.collation.unwrap_or(0);
-            let of = KeyOf { table: name, column, type_name, oid, collation };
-            let mapped = of.mapped(Side::Source, facts.source, key, &mut judged)?;
+    for (cluster, table) in facts.keyed() {
+        if let (Some(key), [column]) = (table.sharding_key(), table.key_columns.as_slice()) {
+            let side = match std::ptr::eq(cluster, facts.source) {
+                true => Side::Source,
+                false => Side::Destination,
+            };
+            let of = KeyOf { table: qualified(&table.schema_name, &table.table_name), column };
+            let mapped = of.mapped(side, cluster, key, &mut judged)?;
             all.extend(mapped.map(|m| (m, table.row_filter.clone())));
         }
     }
@@ -127,10 +114,7 @@ type Judged = BTreeMap<(String, String, u32, u32), Option<Error>>;
 
 struct KeyOf<'t> {
     table: String,
-    column: &'t str,
-    type_name: &'t str,
-    oid: u32,
-    collation: u32,
+    column: &'t KeyColumn,
 }
 
 impl KeyOf<'_> {
@@ -138,15 +122,18 @@ impl KeyOf<'_> {
         self,
         side: Side,
         cluster: &Cluster,
-        key: Option<(&str, Method)>,
+        key: ShardingKey<'_>,
         judged: &mut Judged,
     ) -> Result<Option<Mapped>> {
-        let Placement::Mapped(map) = cluster.placement(key) else { return Ok(None) };
-        let about = (cluster.name.clone(), self.column.to_owned(), self.oid, self.collation);
+        let Placement::Mapped(map) = cluster.placement(Some(key)) else { return Ok(None) };
+        let KeyColumn { name, type_name, type_oid, collation, .. } = self.column;
+        let (Some(type_name), Some(oid)) = (type_name, *type_oid) else { return Ok(None) };
+        let collation = collation.unwrap_or(0);
+        let about = (cluster.name.clone(), name.clone(), oid, collation);
         let wrong = match judged.get(&about) {
             Some(known) => known.clone(),
             None => {
-                let wrong = self.wrong(cluster, &map)?;
+                let wrong = self.wrong(cluster, &map, type_name, (oid, collation))?;
                 judged.insert(about, wrong.clone());
                 wrong
             }
@@ -154,8 +141,8 @@ impl KeyOf<'_> {
         Ok(Some(Mapped {
             side,
             table: self.table,
-            column: self.column.to_owned(),
-            type_name: self.type_name.to_owned(),
+            column: name.clone(),
+            type_name: type_name.clone(),
             map,
             wrong,
             unplaced: Some(Unplaced::default()),
@@ -163,8 +150,14 @@ impl KeyOf<'_> {
     }
 
     /// What is wrong with a mapping for keys of this type.
-    fn wrong(&self, cluster: &Cluster, map: &KeyMap) -> Result<Option<Error>> {
-        let (name, column) = (&cluster.name, self.column);
+    fn wrong(
+        &self,
+        cluster: &Cluster,
+        map: &KeyMap,
+        type_name: &str,
+        (oid, collation): (u32, u32),
+    ) -> Result<Option<Error>> {
+        let (name, column) = (&cluster.name, &self.column.name);
         if map.shards().next().is_none() {
             return Ok(Some(
                 Error::state(format!("no key of column \"{column}\" is mapped to a shard"))
@@ -192,7 +185,7 @@ impl KeyOf<'_> {
                 bounds.map(String::as_str).collect()
             }
         };
-        let read = mapping::read(&texts, self.oid)?;
+        let read = mapping::read(&texts, oid)?;
         let unreadable = texts.iter().zip(&read).find_map(|(t, r)| Some((t, r.error.as_ref()?)));
         if let Some((text, error)) = unreadable {
             return Ok(Some(
@@ -201,12 +194,12 @@ impl KeyOf<'_> {
                     literal(text),
                     self.table
                 ))
-                .detail(format!("The column is of type {}: {error}.", self.type_name))
+                .detail(format!("The column is of type {type_name}: {error}."))
                 .hint("Take that mapping back, or give the table a sharding key of its own."),
             ));
         }
         // Whether the type has an order at all is looked at by another check.
-        Ok(match order::check(map, self.oid, self.collation) {
+        Ok(match order::check(map, oid, collation) {
             Err(error) if error.kind != Kind::MissingObject => Some(error),
             _ => None,
         })
@@ -319,7 +312,7 @@ fn rows(facts: &Facts<'_>, mapped: &Mapped) -> Option<Finding> {
 /// Every shard has keys.
 pub fn sharding_key_shards(facts: &Facts<'_>) -> Vec<Finding> {
     let mapped = || facts.mapped.iter().filter(|m| m.side == Side::Destination);
-    let by_hash = facts.leaves().any(|t| t.key_exists && t.key_method == Some(Method::Hash));
+    let by_hash = facts.leaves().any(|t| t.is_sharded() && t.key_method == Some(Method::Hash));
     if by_hash || mapped().next().is_none() || mapped().any(|m| m.wrong.is_some()) {
         return Vec::new();
     }

@@ -1,7 +1,10 @@
 //! Checks of the publication and of the sharding keys of its tables.
-use crate::cluster::Method;
+use std::collections::BTreeSet;
+
+use crate::cluster::rule::shown;
+use crate::cluster::{Cluster, Method};
 use crate::error::Kind;
-use crate::preflight::facts::{Facts, Table};
+use crate::preflight::facts::{Facts, KeyColumn, Table};
 use crate::preflight::finding::Finding;
 use crate::remote::quote::ident;
 
@@ -69,7 +72,7 @@ pub fn sharding_key_missing(facts: &Facts<'_>) -> Vec<Finding> {
     if facts.leaves().any(|t| t.key.is_some()) {
         return Vec::new();
     }
-    let columns: Vec<&str> = facts.rules.iter().map(|r| r.column_name.as_str()).collect();
+    let keys: Vec<String> = facts.rules.iter().map(|r| shown(&r.column_names)).collect();
     vec![Finding::error(
         "sharding_key_missing",
         Kind::WrongState,
@@ -79,7 +82,7 @@ pub fn sharding_key_missing(facts: &Facts<'_>) -> Vec<Finding> {
         ),
     )
     .object(format!("cluster \"{cluster}\""))
-    .detail(format!("Its sharding keys are: {}.", columns.join(", ")))
+    .detail(format!("Its sharding keys are: {}.", keys.join("; ")))
     .hint(hint)]
 }
 
@@ -114,124 +117,133 @@ pub fn sharding_key_table(facts: &Facts<'_>) -> Vec<Finding> {
                 ))
                 .hint(format!(
                     "Add it: ALTER PUBLICATION {} ADD TABLE {}{}; or take the key back: SELECT \
-                     reshard_drop_sharding_key('{}', '{}', relation => '...');",
+                     reshard_drop_sharding_key('{}', '{{{}}}'::text[], relation => '...');",
                     ident(facts.publication),
                     schema.map_or(String::new(), |schema| format!("{}.", ident(schema))),
                     ident(table),
                     quoted(&facts.destination.name),
-                    quoted(&rule.column_name)
+                    quoted(&rule.column_names.join(","))
                 )),
             )
         })
         .collect()
 }
 
-fn wrong_keys(
+/// Findings about single columns of the sharding keys of either cluster.
+fn wrong_columns(
     facts: &Facts<'_>,
     check_name: &'static str,
     kind: &Kind,
-    wrong: impl Fn(&Table) -> bool,
-    say: impl Fn(&Table, &str) -> (String, String, String),
+    judge: impl Fn(&Cluster, &Table, &KeyColumn) -> Option<Wrong>,
 ) -> Vec<Finding> {
-    facts
-        .leaves()
-        .filter(|t| wrong(t))
-        .filter_map(|t| {
-            let (message, detail, hint) = say(t, t.key.as_deref()?);
-            Some(
-                Finding::error(check_name, kind.clone(), message)
-                    .object(t.name.clone())
-                    .detail(detail)
-                    .hint(hint),
-            )
+    let columns =
+        facts.keyed().flat_map(|(cluster, t)| t.key_columns.iter().map(move |c| (cluster, t, c)));
+    let mut found: Vec<Finding> = columns
+        .filter_map(|(cluster, t, c)| {
+            let Wrong { message, detail, hint } = judge(cluster, t, c)?;
+            let finding = Finding::error(check_name, kind.clone(), message);
+            Some(finding.object(t.name.clone()).detail(detail).hint(hint))
         })
-        .collect()
+        .collect();
+    // Both clusters may have the same key.
+    let mut said = BTreeSet::new();
+    found.retain(|f| said.insert(f.message.clone()));
+    found
 }
 
-/// The column of a table's sharding key exists.
+/// What is wrong with a column.
+struct Wrong {
+    message: String,
+    detail: String,
+    hint: String,
+}
+
+/// The columns of a table's sharding key exist.
 pub fn sharding_key_column(facts: &Facts<'_>) -> Vec<Finding> {
     let kind = Kind::Server("42703".to_owned());
-    wrong_keys(
-        facts,
-        "sharding_key_column",
-        &kind,
-        |t| !t.key_exists,
-        |t, key| {
-            (
-                format!("sharding key column \"{key}\" of table {} does not exist", t.name),
-                "The table has no column of that name.".to_owned(),
-                format!(
-                    "Declare the right one: SELECT reshard_set_sharding_key('{}', '...column...', \
+    wrong_columns(facts, "sharding_key_column", &kind, |cluster, t, column| {
+        (!column.exists).then(|| Wrong {
+            message: format!(
+                "sharding key column \"{}\" of table {} does not exist",
+                column.name, t.name
+            ),
+            detail: "The table has no column of that name.".to_owned(),
+            hint: format!(
+                "Declare the right one: SELECT reshard_set_sharding_key('{}', '...column...', \
                  relation => '{}');",
-                    quoted(&facts.destination.name),
-                    quoted(&t.name)
-                ),
-            )
-        },
-    )
+                quoted(&cluster.name),
+                quoted(&t.name)
+            ),
+        })
+    })
 }
 
 /// The publication's column lists hold the sharding key.
 pub fn sharding_key_published(facts: &Facts<'_>) -> Vec<Finding> {
-    let wrong = |t: &Table| t.key_exists && (!t.key_published || t.key_generated);
-    wrong_keys(facts, "sharding_key_published", &Kind::WrongState, wrong, |t, key| {
-        if t.key_generated {
-            return (
-                format!("sharding key \"{key}\" of table {} is a generated column", t.name),
-                "Generated columns aren't replicated.".to_owned(),
-                "Shard the table by an ordinary column.".to_owned(),
-            );
+    wrong_columns(facts, "sharding_key_published", &Kind::WrongState, |_, t, column| {
+        if !column.exists || column.published && !column.generated {
+            return None;
         }
-        (
-            format!(
-                "publication \"{}\" leaves out the sharding key of table {}",
-                facts.publication, t.name
-            ),
-            format!("Its column list doesn't hold \"{key}\"."),
-            format!(
-                "Add the column to the list of table {} in ALTER PUBLICATION ... SET TABLE ...;",
-                t.name
-            ),
-        )
+        let key = &column.name;
+        Some(match column.generated {
+            true => Wrong {
+                message: format!("sharding key \"{key}\" of table {} is a generated column", t.name),
+                detail: "Generated columns aren't replicated.".to_owned(),
+                hint: "Shard the table by an ordinary column.".to_owned(),
+            },
+            false => Wrong {
+                message: format!(
+                    "publication \"{}\" leaves out the sharding key of table {}",
+                    facts.publication, t.name
+                ),
+                detail: format!("Its column list doesn't hold \"{key}\"."),
+                hint: format!(
+                    "Add the column to the list of table {} in ALTER PUBLICATION ... SET TABLE ...;",
+                    t.name
+                ),
+            },
+        })
     })
 }
 
 /// Sharding keys are of types that can be hashed, or compared where keys are mapped to
 /// shards, and stand in a row filter.
 pub fn sharding_key_type(facts: &Facts<'_>) -> Vec<Finding> {
-    let filtered = facts.is_spread();
-    let mapped = |t: &Table| t.key_method.is_some_and(Method::is_mapped);
-    let fits = |t: &Table| if mapped(t) { t.key_comparable } else { t.key_hashable };
-    let wrong = |t: &Table| t.key_exists && !(fits(t) && (t.key_built_in || !filtered));
-    wrong_keys(facts, "sharding_key_type", &Kind::BadArgument, wrong, |t, key| {
-        if fits(t) {
-            return (
-                format!("sharding key \"{key}\" of table {} can't stand in a row filter", t.name),
-                format!(
-                    "Row filters of publications take built-in types and collations only; type {} \
-                     or its collation is user-defined.",
-                    t.key_type.as_deref().unwrap_or("of the column")
+    wrong_columns(facts, "sharding_key_type", &Kind::BadArgument, |cluster, t, column| {
+        let (fits, verb, method) = match t.key_method.is_some_and(Method::is_mapped) {
+            true => (column.comparable, "compared", "btree"),
+            false => (column.hash.is_some(), "hashed", "hash"),
+        };
+        let is_filtered = cluster.size() > 1;
+        if !column.exists || fits && (column.built_in || !is_filtered) {
+            return None;
+        }
+        let key = &column.name;
+        let type_shown = column.type_shown.as_deref().unwrap_or("of the column");
+        Some(match fits {
+            true => Wrong {
+                message: format!(
+                    "sharding key \"{key}\" of table {} can't stand in a row filter",
+                    t.name
                 ),
-                format!(
+                detail: format!(
+                    "Row filters of publications take built-in types and collations only; type \
+                     {type_shown} or its collation is user-defined."
+                ),
+                hint: format!(
                     "Shard the table by another column, or give this one a built-in type: ALTER \
                      TABLE {} ALTER COLUMN {} TYPE ...;",
                     t.name,
                     ident(key)
                 ),
-            );
-        }
-        (
-            format!(
-                "sharding key \"{key}\" of table {} can't be {}",
-                t.name,
-                if mapped(t) { "compared" } else { "hashed" }
-            ),
-            format!(
-                "Type {} has no default operator class for access method {}.",
-                t.key_type.as_deref().unwrap_or("of the column"),
-                if mapped(t) { "btree" } else { "hash" }
-            ),
-            "Shard the table by a column of another type.".to_owned(),
-        )
+            },
+            false => Wrong {
+                message: format!("sharding key \"{key}\" of table {} can't be {verb}", t.name),
+                detail: format!(
+                    "Type {type_shown} has no default operator class for access method {method}."
+                ),
+                hint: "Shard the table by a column of another type.".to_owned(),
+            },
+        })
     })
 }

@@ -1,8 +1,9 @@
-//! Looks into the rows of sharded tables: keys that are null, and how a sample
+//! Looks into the rows of sharded tables: keys that are all null, and how a sample
 //! of them is spread over the shards. Bounded in time.
 use std::time::{Duration, Instant};
 
-use crate::cluster::placement::{shard_of_hash, HASH_PARTITION_SEED};
+use crate::cluster::placement::{shard_of_hashes, HASH_PARTITION_SEED};
+use crate::cluster::rule::listed;
 use crate::cluster::{Cluster, KeySql, Placement};
 use crate::error::{Error, Result};
 use crate::preflight::facts::Table;
@@ -32,7 +33,7 @@ pub async fn look(session: &Connection, tables: &mut [Table], cluster: &Cluster)
         if began.elapsed() > PATIENCE {
             break;
         }
-        if !table.key_not_null && table.heap_bytes > 0 {
+        if !table.key_columns.iter().any(|c| c.not_null) && table.heap_bytes > 0 {
             table.has_null_keys = in_time(null_keys(session, table).await)?;
         }
         if i < TABLES && table.heap_bytes > 0 {
@@ -59,37 +60,17 @@ pub(super) fn in_time<T>(outcome: Result<T>) -> Result<Option<T>> {
 async fn null_keys(session: &Connection, table: &Table) -> Result<bool> {
     let Some(key) = &table.key else { return Ok(false) };
     let name = qualified(&table.schema_name, &table.table_name);
+    let nulls: Vec<String> = key.iter().map(|c| format!("t.{} IS NULL", ident(c))).collect();
     let sql =
-        format!("SELECT EXISTS (SELECT 1 FROM ONLY {name} AS t WHERE t.{} IS NULL)", ident(key));
+        format!("SELECT EXISTS (SELECT 1 FROM ONLY {name} AS t WHERE {})", nulls.join(" AND "));
     session.value(&sql, &[]).await
 }
 
 /// Rows and bytes of a sample that each shard would get.
 async fn spread(session: &Connection, table: &Table, cluster: &Cluster) -> Result<Vec<(i64, i64)>> {
-    let Some(key) = table.key.as_deref().map(|key| format!("t.{}", ident(key))) else {
-        return Ok(Vec::new());
-    };
     let placement = cluster.placement(table.sharding_key());
-    let place = match (&placement, &table.key_hash, &table.key_type_name) {
-        (Placement::Hash { .. }, Some(hash), _) => {
-            format!("{hash}({key}, {})", HASH_PARTITION_SEED as i64)
-        }
-        (Placement::Mapped(map), _, Some(type_name)) => {
-            let key = KeySql { expression: &key, type_name };
-            let whens: Vec<String> = cluster
-                .numbers()
-                .map(|shard| format!("WHEN {} THEN {shard}", map.takes(shard, key)))
-                .collect();
-            format!("(CASE {} END)::bigint", whens.join(" "))
-        }
-        _ => return Ok(Vec::new()),
-    };
+    let Some(place) = place(table, cluster, &placement) else { return Ok(Vec::new()) };
     let name = qualified(&table.schema_name, &table.table_name);
-    // Blocks at random: twice as many as are needed by the estimate.
-    let percent = match table.row_estimate {
-        0 => 100.0,
-        estimate => (200.0 * ROWS as f64 / estimate as f64).clamp(0.001, 100.0),
-    };
     // Column by column: a whole row would be put together from its out-of-line values.
     let bytes: Option<String> = session
         .value(
@@ -101,19 +82,23 @@ async fn spread(session: &Connection, table: &Table, cluster: &Cluster) -> Resul
         .await?;
     let sql = format!(
         "SELECT {place}, ({})::bigint \
-           FROM ONLY {name} AS t TABLESAMPLE SYSTEM ({percent}) LIMIT {ROWS}",
-        bytes.unwrap_or_else(|| "0".to_owned())
+           FROM ONLY {name} AS t {} LIMIT {ROWS}",
+        bytes.unwrap_or_else(|| "0".to_owned()),
+        of_rows(table)
     );
     let shards = cluster.size();
     let mut out = vec![(0, 0); shards as usize];
     for row in session.query(&sql, &[]).await? {
         let get = |e: tokio_postgres::Error| session.error(&e);
-        let place: Option<i64> = row.try_get(0).map_err(get)?;
+        let place: Vec<Option<i64>> = row.try_get(0).map_err(get)?;
         let bytes: i64 = row.try_get(1).map_err(get)?;
         let shard = match placement {
-            Placement::Hash { .. } => Some(shard_of_hash(place.map(|h| h as u64), shards).index()),
+            Placement::Hash { .. } => {
+                let hashes = place.into_iter().map(|hash| hash.map(|h| h as u64));
+                Some(shard_of_hashes(hashes, shards).index())
+            }
             // Rows that no shard takes are looked for by another check.
-            _ => place.and_then(|p| usize::try_from(p).ok()),
+            _ => place.into_iter().flatten().next().and_then(|p| usize::try_from(p).ok()),
         };
         if let Some((rows, size)) = shard.and_then(|shard| out.get_mut(shard)) {
             *rows += 1;
@@ -121,4 +106,38 @@ async fn spread(session: &Connection, table: &Table, cluster: &Cluster) -> Resul
         }
     }
     Ok(out)
+}
+
+/// Blocks of a table at random: twice as many as are needed by the estimate.
+pub(super) fn of_rows(table: &Table) -> String {
+    let percent = match table.row_estimate {
+        0 => 100.0,
+        estimate => (200.0 * ROWS as f64 / estimate as f64).clamp(0.001, 100.0),
+    };
+    format!("TABLESAMPLE SYSTEM ({percent})")
+}
+
+/// SQL for what tells the shard of a row `t`: the hashes of its key, or its number.
+fn place(table: &Table, cluster: &Cluster, placement: &Placement) -> Option<String> {
+    let key = table.key.as_deref()?;
+    match (placement, table.key_columns.as_slice()) {
+        (Placement::Hash { .. }, columns) => {
+            let seed = HASH_PARTITION_SEED as i64;
+            let hashes: Vec<String> = columns
+                .iter()
+                .map(|c| Some(format!("{}(t.{}, {seed})", c.hash.as_ref()?, ident(&c.name))))
+                .collect::<Option<_>>()?;
+            Some(format!("ARRAY[{}]::bigint[]", hashes.join(", ")))
+        }
+        (Placement::Mapped(map), [column]) => {
+            let type_name = column.type_name.as_deref()?;
+            let key = KeySql { expression: &listed(key, "t."), type_name };
+            let whens: Vec<String> = cluster
+                .numbers()
+                .map(|shard| format!("WHEN {} THEN {shard}", map.takes(shard, key)))
+                .collect();
+            Some(format!("ARRAY[CASE {} END]::bigint[]", whens.join(" ")))
+        }
+        _ => None,
+    }
 }

@@ -1,4 +1,5 @@
 //! Checks of the tables and what is built on them.
+use crate::cluster::rule::shown;
 use crate::cluster::Method;
 use crate::error::Kind;
 use crate::preflight::facts::{Facts, ForeignKey, Table};
@@ -88,14 +89,18 @@ fn judge(facts: &Facts<'_>, key: &ForeignKey) -> Option<Finding> {
         )),
         (Some(from_key), Some(to_key)) if !from.is_placed_like(to) => Some(error(
             format!(
-                "Keys \"{from_key}\" and \"{to_key}\" of its tables are placed in different ways."
+                "Keys {} and {} of its tables are placed in different ways.",
+                shown(from_key),
+                shown(to_key)
             ),
             &drop,
         )),
         (Some(from_key), Some(to_key)) if key.holds_keys(from_key, to_key) => None,
-        (Some(from_key), Some(to_key)) if from.key_type != to.key_type => Some(error(
+        (Some(from_key), Some(to_key)) if !from.has_types_of(to) => Some(error(
             format!(
-                "Its tables are sharded by \"{from_key}\" and \"{to_key}\", which are of different types."
+                "Its tables are sharded by {} and {}, which are of different types.",
+                shown(from_key),
+                shown(to_key)
             ),
             &drop,
         )),
@@ -103,9 +108,12 @@ fn judge(facts: &Facts<'_>, key: &ForeignKey) -> Option<Finding> {
             Some(false) => None,
             Some(true) => Some(error(
                 format!(
-                    "There are rows of {} whose sharding key \"{from_key}\" differs from \
-                     \"{to_key}\" of the row in {} to which they refer.",
-                    key.from_name, key.to_name
+                    "There are rows of {} whose sharding key {} differs from {} of the row in {} \
+                     to which they refer.",
+                    key.from_name,
+                    shown(from_key),
+                    shown(to_key),
+                    key.to_name
                 ),
                 &drop,
             )),
@@ -120,7 +128,9 @@ fn judge(facts: &Facts<'_>, key: &ForeignKey) -> Option<Finding> {
                 .object(object)
                 .detail(format!(
                     "It does as long as rows that refer to one another have the same sharding key \
-                     (\"{from_key}\" and \"{to_key}\"), which takes too long to look for here."
+                     ({} and {}), which takes too long to look for here.",
+                    shown(from_key),
+                    shown(to_key)
                 ))
                 .hint("Make the sharding key a part of the foreign key."),
             ),
@@ -128,8 +138,8 @@ fn judge(facts: &Facts<'_>, key: &ForeignKey) -> Option<Finding> {
     }
 }
 
-fn sharded(table: &Table) -> Option<&str> {
-    table.key.as_deref().filter(|_| table.is_sharded())
+fn sharded(table: &Table) -> Option<&[String]> {
+    table.sharding_key().map(|key| key.columns)
 }
 
 /// Unique constraints and indexes hold the sharding key, so that they hold over
@@ -139,7 +149,7 @@ pub fn unique_constraints(facts: &Facts<'_>) -> Vec<Finding> {
         return Vec::new();
     }
     let each = |t: &Table| -> Vec<Finding> {
-        let key = t.key.clone().unwrap_or_default();
+        let key = shown(t.key.as_deref().unwrap_or_default());
         t.unkeyed_unique
             .iter()
             .map(|index| {
@@ -161,7 +171,7 @@ pub fn unique_constraints(facts: &Facts<'_>) -> Vec<Finding> {
                 };
                 finding
                     .object(format!("index \"{}\" on table {}", index.name, t.name))
-                    .detail(format!("The sharding key \"{key}\" isn't part of it.{values}"))
+                    .detail(format!("The sharding key {key} isn't part of it.{values}"))
             })
             .collect()
     };
@@ -200,35 +210,34 @@ pub fn replica_identity(facts: &Facts<'_>) -> Vec<Finding> {
 }
 
 fn identity(facts: &Facts<'_>, table: &Table) -> Option<Finding> {
-    let key = sharded(table).filter(|_| facts.is_spread());
-    let fits = match key {
-        Some(_) => table.identity_holds_key,
-        None => table.identity != "none",
-    };
-    if fits {
+    let key = facts.filter_columns(table);
+    let holds_key = |columns: &[String]| key.iter().all(|c| columns.contains(c));
+    if table.identity == "full" || table.identity != "none" && holds_key(&table.identity_columns) {
         return None;
     }
-    let lacks = match key {
-        Some(key) => format!("the replica identity of {} lacks sharding key \"{key}\"", table.name),
-        None => format!("table {} has no replica identity", table.name),
+    let lacks = match key.as_slice() {
+        [] => format!("table {} has no replica identity", table.name),
+        _ => format!("the replica identity of {} lacks sharding key {}", table.name, shown(&key)),
     };
     let full_is_refused = table.column_list || table.generated;
     let by_index = table
-        .identity_index
-        .as_ref()
-        .filter(|_| full_is_refused || facts.options.replica_identity != ReplicaIdentity::Full);
+        .identity_candidates
+        .iter()
+        .filter(|_| full_is_refused || facts.options.replica_identity != ReplicaIdentity::Full)
+        .find(|index| holds_key(&index.columns));
     if let Some(index) = by_index {
-        return Some(
-            Finding::info("replica_identity", lacks).object(table.name.clone()).detail(format!(
-                "It gets REPLICA IDENTITY USING INDEX \"{index}\" during the run, which costs nothing."
-            )),
-        );
+        return Some(Finding::info("replica_identity", lacks).object(table.name.clone()).detail(
+            format!(
+                "It gets REPLICA IDENTITY USING INDEX \"{}\" during the run, which costs nothing.",
+                index.name
+            ),
+        ));
     }
-    let can_be_built = key.is_some() && table.key_not_null && table.has_primary_key;
+    let can_be_built = !key.is_empty() && holds_key(&table.not_null) && table.has_primary_key;
     let is_built = table.generated || facts.options.replica_identity == ReplicaIdentity::Index;
     if is_built && can_be_built {
         return Some(Finding::info("replica_identity", lacks).object(table.name.clone()).detail(
-            "A unique index over its primary key and that column is built CONCURRENTLY on the \
+            "A unique index over its primary key and the sharding key is built CONCURRENTLY on the \
                  source, and on the shards; it is dropped at the end of the run.",
         ));
     }
@@ -248,9 +257,9 @@ fn identity(facts: &Facts<'_>, table: &Table) -> Option<Finding> {
             }
         ))
     };
-    let columns = key.map_or("...".to_owned(), |key| format!("..., {}", ident(key)));
+    let columns: String = key.iter().map(|column| format!(", {}", ident(column))).collect();
     Some(finding.object(table.name.clone()).hint(format!(
-        "To avoid that: CREATE UNIQUE INDEX CONCURRENTLY ON {} ({columns}); over NOT NULL columns.",
+        "To avoid that: CREATE UNIQUE INDEX CONCURRENTLY ON {} (...{columns}); over NOT NULL columns.",
         table.name
     )))
 }
@@ -268,14 +277,14 @@ pub fn sharding_key_null(facts: &Facts<'_>) -> Vec<Finding> {
             let key = t.key.as_deref().unwrap_or_default();
             Finding::warning(
                 "sharding_key_null",
-                format!("sharding key \"{key}\" of table {} is null in some rows", t.name),
+                format!("sharding key {} of table {} is null in some rows", shown(key), t.name),
             )
             .object(t.name.clone())
             .detail("Rows without a key are all placed on shard 0.")
             .hint(format!(
                 "Give them a key, then: ALTER TABLE {} ALTER COLUMN {} SET NOT NULL;",
                 t.name,
-                ident(key)
+                key.first().map_or(String::new(), |column| ident(column))
             ))
         })
         .collect()
@@ -387,10 +396,11 @@ mod tests {
 
     #[test]
     fn a_foreign_key_holds_the_sharding_keys_only_where_they_match_each_other() {
-        assert!(key("tenant", "tenant").holds_keys("tenant", "tenant"));
-        assert!(key("owner", "tenant").holds_keys("owner", "tenant"));
-        assert!(!key("other", "tenant").holds_keys("tenant", "tenant"));
-        assert!(!key("tenant", "other").holds_keys("id", "other"));
+        let one = |name: &str| [name.to_owned()];
+        assert!(key("tenant", "tenant").holds_keys(&one("tenant"), &one("tenant")));
+        assert!(key("owner", "tenant").holds_keys(&one("owner"), &one("tenant")));
+        assert!(!key("other", "tenant").holds_keys(&one("tenant"), &one("tenant")));
+        assert!(!key("tenant", "other").holds_keys(&one("id"), &one("other")));
     }
 
     #[test]

@@ -3,10 +3,10 @@
 -- The key follows the same rules as the plan of the copy. Read-only.
 -- $1 publication, $2 sharding rules as JSON text, in order of precedence.
 WITH RECURSIVE rule AS (
-    SELECT r.schema_name, r.table_name, r.column_name, r.method, r.ordinality
+    SELECT r.schema_name, r.table_name, r.column_names, r.method, r.ordinality
       FROM ROWS FROM (jsonb_to_recordset($2::text::jsonb)
-               AS (schema_name text, table_name text, column_name text, method text)) WITH ORDINALITY
-               AS r (schema_name, table_name, column_name, method, ordinality)
+               AS (schema_name text, table_name text, column_names name[], method text)) WITH ORDINALITY
+               AS r (schema_name, table_name, column_names, method, ordinality)
 ), published AS (
     SELECT c.oid, c.relkind, p.attnames, p.rowfilter
       FROM pg_publication_tables AS p
@@ -31,12 +31,12 @@ WITH RECURSIVE rule AS (
 ), keyed AS (
     SELECT m.oid, m.leaf, m.attnames, m.rowfilter, n.nspname, c.relname, c.relkind, c.relpersistence,
            c.relispartition, c.relreplident, c.relhasindex, c.reltuples,
-           k.column_name AS key, k.method AS key_method
+           k.column_names AS key, k.method AS key_method
       FROM member AS m
       JOIN pg_class AS c ON c.oid = m.oid
       JOIN pg_namespace AS n ON n.oid = c.relnamespace
       LEFT JOIN LATERAL (
-            SELECT r.column_name, r.method
+            SELECT r.column_names, r.method
               FROM rule AS r
               LEFT JOIN LATERAL (
                        SELECT min(a.distance) AS distance
@@ -52,24 +52,23 @@ WITH RECURSIVE rule AS (
                    ) AS named ON r.table_name IS NOT NULL
              WHERE named.distance IS NOT NULL
                 OR (r.table_name IS NULL
-                    AND EXISTS (SELECT FROM pg_attribute AS a
-                                 WHERE a.attrelid = m.oid AND a.attname = r.column_name
-                                   AND a.attnum > 0 AND NOT a.attisdropped))
+                    AND r.column_names <@ ARRAY(SELECT a.attname FROM pg_attribute AS a
+                                                 WHERE a.attrelid = m.oid AND a.attnum > 0
+                                                   AND NOT a.attisdropped))
              ORDER BY named.distance NULLS LAST, r.ordinality
              LIMIT 1) AS k ON true
-), base AS (
-    SELECT k.*, a.attnum AS key_attnum, a.attgenerated AS key_generated,
-           a.attnotnull AS key_not_null,
-           format_type(a.atttypid, a.atttypmod) AS key_type,
-           format_type(a.atttypid, -1) AS key_type_name,
-           a.atttypid::bigint AS key_type_oid, a.attcollation::bigint AS key_collation,
-           CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END AS key_base
+), key_column AS (
+    -- One row for each column of a table's key; attnum is null where the table lacks it.
+    SELECT k.oid AS relation, c.nr, c.name, c.name = ANY (k.attnames) AS published,
+           a.attnum, a.attnotnull, a.attgenerated, a.atttypid, a.atttypmod, a.attcollation,
+           CASE WHEN t.typtype = 'd' THEN t.typbasetype ELSE t.oid END AS base
       FROM keyed AS k
-      LEFT JOIN pg_attribute AS a ON a.attrelid = k.oid AND a.attname = k.key
+     CROSS JOIN LATERAL unnest(k.key) WITH ORDINALITY AS c (name, nr)
+      LEFT JOIN pg_attribute AS a ON a.attrelid = k.oid AND a.attname = c.name
                                  AND a.attnum > 0 AND NOT a.attisdropped
       LEFT JOIN pg_type AS t ON t.oid = a.atttypid
 ), key_class AS (
-    -- The default operator class of each key's type, of btree and of hash, with the
+    -- The default operator class of each key column's type, of btree and of hash, with the
     -- function that hash partitioning calls. Binary-coercible types use another's, the
     -- preferred one first (GetDefaultOpClass).
     SELECT DISTINCT ON (t.oid, o.opcmethod) t.oid AS type, o.opcmethod, o.opcfamily,
@@ -79,7 +78,7 @@ WITH RECURSIVE rule AS (
               JOIN pg_namespace AS n ON n.oid = p.pronamespace
              WHERE m.amprocfamily = o.opcfamily AND m.amprocnum = 2
                AND m.amproclefttype = o.opcintype AND m.amprocrighttype = o.opcintype) AS function
-      FROM (SELECT DISTINCT b.key_base AS oid FROM base AS b) AS k
+      FROM (SELECT DISTINCT c.base AS oid FROM key_column AS c) AS k
       JOIN pg_type AS t ON t.oid = k.oid
       -- 403 is the access method btree, 405 is hash.
       JOIN pg_opclass AS o ON o.opcdefault AND o.opcmethod IN (403, 405)
@@ -94,20 +93,38 @@ WITH RECURSIVE rule AS (
                           AND c.castmethod = 'b' AND c.castcontext = 'i'))
       JOIN pg_type AS i ON i.oid = o.opcintype
      ORDER BY t.oid, o.opcmethod, o.opcintype = t.oid DESC, i.typispreferred DESC
+), base AS (
+    SELECT k.*, c.attnums AS key_attnums, coalesce(c.columns, '[]') AS key_columns
+      FROM keyed AS k
+      LEFT JOIN (
+            SELECT c.relation,
+                   CASE WHEN bool_and(c.attnum IS NOT NULL)
+                        THEN array_agg(c.attnum ORDER BY c.nr) END AS attnums,
+                   jsonb_agg(jsonb_build_object(
+                       'name', c.name, 'exists', c.attnum IS NOT NULL,
+                       'generated', coalesce(c.attgenerated <> '', false),
+                       'published', coalesce(c.published, false),
+                       'type_shown', format_type(c.atttypid, c.atttypmod),
+                       'type_name', format_type(c.atttypid, -1),
+                       'type_oid', c.atttypid::bigint, 'collation', c.attcollation::bigint,
+                       'not_null', coalesce(c.attnotnull, false),
+                       -- 16384 is FirstNormalObjectId: what is below is built in.
+                       'built_in', coalesce(c.atttypid < 16384 AND c.attcollation < 16384, false),
+                       'comparable', o.opcfamily IS NOT NULL,
+                       -- Types of one family hash equal values alike.
+                       'hash', h.function, 'hash_family', h.opcfamily::bigint)
+                       ORDER BY c.nr) AS columns
+              FROM key_column AS c
+              LEFT JOIN key_class AS o ON o.type = c.base AND o.opcmethod = 403
+              LEFT JOIN key_class AS h ON h.type = c.base AND h.opcmethod = 405
+             GROUP BY c.relation) AS c ON c.relation = k.oid
 )
 SELECT coalesce(jsonb_agg(jsonb_build_object(
     'oid', b.oid::bigint, 'schema_name', b.nspname, 'table_name', b.relname,
     'name', format('%I.%I', b.nspname, b.relname),
     'leaf', b.leaf, 'heap_bytes', CASE WHEN b.leaf THEN pg_table_size(b.oid) ELSE 0 END,
-    'key', b.key, 'key_exists', b.key_attnum IS NOT NULL,
-    'key_generated', coalesce(b.key_generated <> '', false),
-    'key_published', coalesce(b.key = ANY (b.attnames), false),
-    'key_type', b.key_type, 'key_method', b.key_method, 'key_type_name', b.key_type_name,
-    'key_type_oid', b.key_type_oid, 'key_collation', b.key_collation, 'row_filter', b.rowfilter,
-    -- 16384 is FirstNormalObjectId: what is below is built in.
-    'key_built_in', coalesce(b.key_type_oid < 16384 AND b.key_collation < 16384, false),
-    'key_hashable', h.opcfamily IS NOT NULL, 'key_comparable', o.opcfamily IS NOT NULL,
-    'key_hash', h.function,
+    'key', b.key, 'key_method', b.key_method, 'key_columns', b.key_columns,
+    'row_filter', b.rowfilter,
     'identity', CASE
         WHEN b.relreplident = 'f' THEN CASE WHEN f.column_list OR f.generated THEN 'none' ELSE 'full' END
         WHEN b.relreplident = 'i' THEN 'index'
@@ -116,26 +133,29 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
         ELSE 'none' END,
     'has_primary_key', EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = b.oid AND i.indisprimary),
     'column_list', f.column_list, 'generated', f.generated,
-    'identity_holds_key', b.relreplident = 'f' AND NOT f.column_list AND NOT f.generated OR EXISTS (
-        SELECT FROM pg_index AS i
+    'identity_columns', (
+        SELECT coalesce(jsonb_agg(a.attname), '[]')
+          FROM pg_index AS i
+          JOIN pg_attribute AS a ON a.attrelid = i.indrelid
+                                AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
          WHERE i.indrelid = b.oid AND i.indislive
            AND CASE b.relreplident WHEN 'd' THEN i.indisprimary
-                                   WHEN 'i' THEN i.indisreplident ELSE false END
-           AND b.key_attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])),
-    -- The unique index that would do, as the run will choose it.
-    'identity_index', (
-        SELECT x.relname
-          FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid
+                                   WHEN 'i' THEN i.indisreplident ELSE false END),
+    -- Unique indexes that can be an identity, in the order in which the run chooses.
+    'identity_candidates', (
+        SELECT coalesce(jsonb_agg(jsonb_build_object('name', x.relname, 'columns', k.columns)
+                                  ORDER BY i.indisprimary DESC, i.indnkeyatts, x.relname), '[]')
+          FROM pg_index AS i
+          JOIN pg_class AS x ON x.oid = i.indexrelid
+         CROSS JOIN LATERAL (
+                SELECT jsonb_agg(a.attname) AS columns, bool_and(a.attnotnull AND a.attgenerated = '') AS not_null
+                  FROM pg_attribute AS a
+                 WHERE a.attrelid = b.oid
+                   AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])) AS k
          WHERE i.indrelid = b.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
-           AND i.indpred IS NULL AND i.indexprs IS NULL
-           AND (b.key_attnum IS NULL
-                OR b.key_attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]))
-           AND NOT EXISTS (
-               SELECT FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) AS k (attnum)
-                 JOIN pg_attribute AS a ON a.attrelid = b.oid AND a.attnum = k.attnum
-                WHERE NOT a.attnotnull OR a.attgenerated <> '')
-         ORDER BY i.indisprimary DESC, i.indnkeyatts, x.relname LIMIT 1),
-    'key_not_null', coalesce(b.key_not_null, false),
+           AND i.indpred IS NULL AND i.indexprs IS NULL AND k.not_null),
+    'not_null', (SELECT coalesce(jsonb_agg(a.attname), '[]') FROM pg_attribute AS a
+                  WHERE a.attrelid = b.oid AND a.attnum > 0 AND a.attnotnull),
     'row_estimate', greatest(b.reltuples, 0)::bigint,
     'total_bytes', CASE WHEN b.leaf THEN pg_total_relation_size(b.oid) ELSE 0 END,
     'unkeyed_unique', (
@@ -151,8 +171,7 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
           FROM pg_index AS i
           JOIN pg_class AS x ON x.oid = i.indexrelid
          WHERE i.indrelid = b.oid AND (i.indisunique OR i.indisexclusion) AND NOT x.relispartition
-           AND b.key_attnum IS NOT NULL
-           AND b.key_attnum <> ALL ((i.indkey::int2[])[0:i.indnkeyatts - 1])),
+           AND NOT b.key_attnums <@ (i.indkey::int2[])[0:i.indnkeyatts - 1]),
     'extension', (SELECT x.extname FROM pg_depend AS d JOIN pg_extension AS x ON x.oid = d.refobjid
                    WHERE d.classid = 'pg_class'::regclass AND d.objid = b.oid AND d.deptype = 'e'
                      AND d.refclassid = 'pg_extension'::regclass),
@@ -163,7 +182,7 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
            AND g.tgname !~ '^(zzz_)?reshard_')
     ) ORDER BY b.nspname, b.relname), '[]')::text
   FROM base AS b
- CROSS JOIN LATERAL (
+  CROSS JOIN LATERAL (
     -- Whole rows can't be an identity where not all of them is published: columns that
     -- the publication leaves out, and from PostgreSQL 18 on stored generated ones.
     SELECT count(*) FILTER (WHERE a.attgenerated = '') > coalesce(cardinality(b.attnames), 10000)
@@ -172,5 +191,3 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
                AND bool_or(a.attgenerated = 's') IS true AS generated
       FROM pg_attribute AS a
      WHERE a.attrelid = b.oid AND a.attnum > 0 AND NOT a.attisdropped) AS f
-  LEFT JOIN key_class AS o ON o.type = b.key_base AND o.opcmethod = 403
-  LEFT JOIN key_class AS h ON h.type = b.key_base AND h.opcmethod = 405

@@ -5,6 +5,7 @@ pub mod connection;
 pub mod conninfo;
 pub mod links;
 pub mod needed;
+pub mod partition_key;
 pub mod quote;
 pub mod reach;
 pub mod replication;

@@ -6,7 +6,7 @@
 //! travels in the stream of changes before the first row.
 use serde::Deserialize;
 
-use crate::cluster::{Cluster, Direction, Method, Side};
+use crate::cluster::{Cluster, Direction, Side};
 use crate::error::{Error, Result};
 use crate::pg::db::{self, Arg};
 use crate::remote::quote::{ident, literal};
@@ -51,18 +51,18 @@ pub fn adopt(
     let Some(facts) = facts(task.id, relation)? else { return Ok(Some(String::new())) };
     let table = &facts.table;
     // Where keys are mapped it would need a guard as well.
-    let is_mapped =
-        table.sharding_key(Side::Destination).is_some_and(|(_, method)| method != Method::Hash);
+    let is_mapped = table.sharding_key(Side::Destination).is_some_and(|key| key.method.is_mapped());
     if is_mapped {
         return Ok(None);
     }
-    let filtered = table.key_column.is_some() && destination.size() > 1;
+    let filtered = table.is_sharded(Side::Destination) && destination.size() > 1;
     let Some(model) = model(task.id, relation, filtered)? else { return Ok(None) };
-    let key = table.key_column.as_deref().filter(|_| filtered);
-    let finds_rows = match key {
-        Some(key) => facts.primary_key.iter().any(|column| column == key),
-        None => !facts.primary_key.is_empty(),
+    let key = match filtered {
+        true => table.key_columns(&[Side::Destination]),
+        false => Vec::new(),
     };
+    let finds_rows =
+        !facts.primary_key.is_empty() && key.iter().all(|c| facts.primary_key.contains(c));
     if facts.unfit_for_binary || facts.full_refused && !finds_rows {
         return Ok(None);
     }
@@ -76,8 +76,8 @@ pub fn adopt(
     let mut statements = Vec::new();
     if !finds_rows {
         statements.push(format!("ALTER TABLE {name} REPLICA IDENTITY FULL"));
-    } else if let (Some(key), true) = (key, facts.has_toast) {
-        statements.extend(settle::detoast_statements(&name, here, key));
+    } else if filtered && facts.has_toast {
+        statements.extend(settle::detoast_statements(&name, here, &key));
     }
     for flow in &flows {
         let conditions = match filtered {
@@ -159,19 +159,15 @@ fn facts(task: i64, relation: i64) -> Result<Option<Facts>> {
 fn model(task: i64, relation: i64, filtered: bool) -> Result<Option<Model>> {
     db::row(
         "WITH own AS ( \
-             SELECT t.key_column, a.atttypid, a.attcollation \
-               FROM reshard.copy_table AS t \
-               LEFT JOIN pg_catalog.pg_attribute AS a \
-                 ON a.attrelid = t.relation AND a.attname = t.key_column \
+             SELECT t.key_columns, k.types FROM reshard.copy_table AS t \
+              CROSS JOIN LATERAL reshard.key_types(t.relation, t.key_columns) AS k (types) \
               WHERE t.task_id = $1 AND t.relation::bigint = $2) \
          SELECT pg_catalog.jsonb_build_object('wave', m.wave, 'relation', m.relation::bigint) \
            FROM reshard.copy_table AS m \
           CROSS JOIN own AS o \
-           LEFT JOIN pg_catalog.pg_attribute AS a \
-             ON a.attrelid = m.relation AND a.attname = m.key_column \
           WHERE m.task_id = $1 AND m.relation::bigint <> $2 AND m.wave IS NOT NULL \
-            AND (NOT $3 OR (m.row_filter IS NULL AND m.key_column = o.key_column \
-                            AND a.atttypid = o.atttypid AND a.attcollation = o.attcollation)) \
+            AND (NOT $3 OR (m.row_filter IS NULL AND m.key_columns = o.key_columns \
+                            AND reshard.key_types(m.relation, m.key_columns) = o.types)) \
           ORDER BY m.wave DESC, m.table_id LIMIT 1",
         &[Arg::I64(task), Arg::I64(relation), Arg::Bool(filtered)],
     )

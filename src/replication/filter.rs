@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crate::cluster::{Cluster, KeyMap, KeySql, Placement, ShardNo, Side};
+use crate::cluster::rule::listed;
+use crate::cluster::{Cluster, KeyMap, KeySql, Placement, ShardNo, ShardingKey, Side};
 use crate::error::{Error, Result};
+use crate::remote::partition_key::{self, satisfies, PartitionKey};
 use crate::remote::quote::{ident, literal};
 use crate::remote::Connection;
 use crate::state::table::Table;
@@ -14,8 +16,8 @@ use crate::state::table::Table;
 pub enum Filter {
     /// By hash: a relation whose partitioning is the placement.
     Hash {
-        /// The key column.
-        column: String,
+        /// The key's columns, in their order.
+        columns: Vec<String>,
         /// The relation.
         parent: String,
         /// Number of subscribers.
@@ -36,12 +38,9 @@ impl Filter {
     /// The condition for the rows of one subscriber.
     pub fn condition(&self, subscriber: ShardNo) -> String {
         match self {
-            Self::Hash { column, parent, shards } => format!(
-                "pg_catalog.satisfies_hash_partition({}::pg_catalog.regclass, {shards}, \
-                 {subscriber}, {})",
-                literal(parent),
-                ident(column)
-            ),
+            Self::Hash { columns, parent, shards } => {
+                satisfies(parent, *shards, subscriber, &listed(columns, ""))
+            }
             Self::Mapped { column, type_name, map } => {
                 map.takes(subscriber, KeySql { expression: &ident(column), type_name })
             }
@@ -66,80 +65,14 @@ pub fn of_publisher(filters: &FiltersOf, shard: ShardNo) -> Result<&Filters> {
         .ok_or_else(|| Error::internal(format!("no placement is known on shard {shard}")))
 }
 
-/// A key column as a server has it.
-#[derive(Debug, Clone)]
-pub(super) struct KeyColumn {
-    /// Its type's name, as SQL that takes literals of any length.
-    pub(super) type_name: String,
-    /// Names a relation that is partitioned by such keys.
-    parent: String,
-    /// `COLLATE ...`, where it has a collation.
-    collation: Option<String>,
-}
-
-/// What a server says of key columns, in their order.
-///
-/// # Errors
-/// The server's; 42703 where a table has no such column there.
-pub(super) async fn key_columns(
-    session: &Connection,
-    keys: &[(&Table, &str)],
-) -> Result<Vec<KeyColumn>> {
-    let names: Vec<String> = keys.iter().map(|(t, _)| t.qualified()).collect();
-    let columns: Vec<&str> = keys.iter().map(|(_, key)| *key).collect();
-    let rows = session
-        .query(
-            "SELECT t.nr, format('placement_%s_%s', a.atttypid, a.attcollation), \
-                    format_type(a.atttypid, -1), \
-                    (SELECT format('COLLATE %I.%I', n.nspname, l.collname) FROM pg_collation AS l \
-                       JOIN pg_namespace AS n ON n.oid = l.collnamespace \
-                      WHERE l.oid = a.attcollation) \
-               FROM unnest($1::text[], $2::text[]) WITH ORDINALITY AS t (name, key, nr) \
-               JOIN pg_attribute AS a ON a.attrelid = to_regclass(t.name) AND a.attname = t.key \
-              ORDER BY t.nr",
-            &[&names, &columns],
-        )
-        .await?;
-    let mut found = BTreeMap::new();
-    for row in rows {
-        let get = |e: tokio_postgres::Error| session.error(&e);
-        let number: i64 = row.try_get(0).map_err(get)?;
-        let parent: String = row.try_get(1).map_err(get)?;
-        let key = KeyColumn {
-            type_name: row.try_get(2).map_err(get)?,
-            parent: format!("reshard.{}", ident(&parent)),
-            collation: row.try_get(3).map_err(get)?,
-        };
-        found.insert(number, key);
-    }
-    (1..)
-        .zip(keys)
-        .map(|(number, (table, column))| {
-            found.remove(&number).ok_or_else(|| {
-                Error::new(
-                    crate::error::Kind::Server("42703".to_owned()),
-                    format!(
-                        "table {} has no column \"{column}\" on {}",
-                        table.qualified(),
-                        session.label()
-                    ),
-                )
-                .hint("Its sharding key must be on all servers.")
-            })
-        })
-        .collect()
-}
-
 /// The row filters that send rows of tables to the shards of a cluster, for a
 /// publisher of side `here`.
 ///
-/// Makes the small hash-partitioned tables that placements by hash refer to, one per type
-/// of key, as part of the extension where it is: a row filter may use
-/// `satisfies_hash_partition`, since it is a built-in immutable function, but it asks for a
-/// table partitioned by the key's type.
+/// Makes the small hash-partitioned tables that placements by hash refer to, one for each
+/// combination of types of a key, as part of the extension where it is.
 ///
 /// # Errors
-/// The server's; as [`key_columns`].
+/// The server's; as [`partition_key::load`].
 pub async fn filters(
     session: &Connection,
     here: Side,
@@ -147,28 +80,33 @@ pub async fn filters(
     to: Side,
     cluster: &Cluster,
 ) -> Result<Filters> {
-    let mut placed: Vec<(&Table, &str, Placement)> = Vec::new();
+    let mut placed: Vec<(&Table, ShardingKey<'_>, Placement)> = Vec::new();
     for table in tables {
-        let key = table.sharding_key(to);
-        let placement = cluster.placement(key);
-        if let (Some((column, _)), true) = (key, placement != Placement::All) {
-            placed.push((table, column, placement));
+        let Some(key) = table.sharding_key(to) else { continue };
+        let placement = cluster.placement(Some(key));
+        if placement != Placement::All {
+            placed.push((table, key, placement));
         }
     }
-    let keys: Vec<(&Table, &str)> = placed.iter().map(|(t, column, _)| (*t, *column)).collect();
-    let columns = key_columns(session, &keys).await?;
+    let wanted: Vec<(String, &[String])> =
+        placed.iter().map(|(table, key, _)| (table.qualified(), key.columns)).collect();
+    let found = partition_key::load(session, &wanted).await?;
     let mut made = BTreeSet::new();
     let mut filters = Filters::new();
-    for ((table, column, placement), key) in placed.into_iter().zip(columns) {
-        let column = column.to_owned();
+    for ((table, key, placement), partition_key) in placed.into_iter().zip(found) {
         let filter = match placement {
             Placement::All => continue,
-            Placement::Mapped(map) => Filter::Mapped { column, type_name: key.type_name, map },
+            Placement::Mapped(map) => Filter::Mapped {
+                column: key.single().unwrap_or_default().to_owned(),
+                type_name: partition_key.type_name().to_owned(),
+                map,
+            },
             Placement::Hash { shards } => {
-                if made.insert(key.parent.clone()) {
-                    make_parent(session, &key, here).await?;
+                let parent = format!("reshard.{}", ident(&partition_key.relation("placement_")));
+                if made.insert(parent.clone()) {
+                    make_parent(session, &partition_key, &parent, here).await?;
                 }
-                Filter::Hash { column, parent: key.parent, shards }
+                Filter::Hash { columns: key.columns.to_vec(), parent, shards }
             }
         };
         filters.insert(table.table_id, filter);
@@ -176,8 +114,12 @@ pub async fn filters(
     Ok(filters)
 }
 
-async fn make_parent(session: &Connection, key: &KeyColumn, here: Side) -> Result<()> {
-    let KeyColumn { type_name, parent, collation } = key;
+async fn make_parent(
+    session: &Connection,
+    key: &PartitionKey,
+    parent: &str,
+    here: Side,
+) -> Result<()> {
     let exists: bool = session.value("SELECT to_regclass($1) IS NOT NULL", &[&parent]).await?;
     if exists {
         return Ok(());
@@ -186,13 +128,12 @@ async fn make_parent(session: &Connection, key: &KeyColumn, here: Side) -> Resul
         Side::Source => format!("ALTER EXTENSION reshard ADD TABLE {parent};"),
         Side::Destination => String::new(),
     };
+    let comment = format!("placement by hash of {}; row filters refer to it", key.types());
     session
         .batch(&format!(
-            "BEGIN; CREATE TABLE {parent} (key {type_name} {}) PARTITION BY HASH (key); \
-             COMMENT ON TABLE {parent} IS 'placement by hash of {}; row filters refer to it'; \
-             {belongs} COMMIT",
-            collation.as_deref().unwrap_or(""),
-            type_name.replace('\'', "''"),
+            "BEGIN; CREATE TABLE {parent} {}; COMMENT ON TABLE {parent} IS {}; {belongs} COMMIT",
+            key.definition(),
+            literal(&comment),
         ))
         .await
 }
@@ -204,10 +145,15 @@ mod tests {
 
     #[test]
     fn a_filter_is_the_subscribers_placement() {
-        let hash = Filter::Hash { column: "k".into(), parent: "reshard.\"p\"".into(), shards: 4 };
+        let hash = Filter::Hash {
+            columns: vec!["k".into(), "K".into()],
+            parent: "reshard.\"p\"".into(),
+            shards: 4,
+        };
         assert_eq!(
             hash.condition(ShardNo(2)),
-            "pg_catalog.satisfies_hash_partition('reshard.\"p\"'::pg_catalog.regclass, 4, 2, \"k\")"
+            "pg_catalog.satisfies_hash_partition('reshard.\"p\"'::pg_catalog.regclass, 4, 2, \
+             \"k\", \"K\")"
         );
         let map = KeyMap {
             keys: Keys::Values(vec![Value { key: "7".into(), shard: ShardNo(1) }]),

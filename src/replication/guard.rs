@@ -12,8 +12,7 @@
 use crate::cluster::{KeySql, Placement, ShardNo, Side};
 use crate::error::Result;
 use crate::remote::quote::{ident, literal};
-use crate::remote::{Connection, Links};
-use crate::replication::filter::key_columns;
+use crate::remote::{partition_key, Connection, Links};
 use crate::replication::locked;
 use crate::state::table::Table;
 
@@ -125,20 +124,21 @@ async fn needed<'t>(
     let mut mapped = Vec::new();
     for table in tables {
         for of in [Side::Destination, Side::Source] {
-            let key = table.sharding_key(of);
-            if let (Some((column, _)), Placement::Mapped(map)) =
-                (key, links.cluster(of).placement(key))
+            let Some(key) = table.sharding_key(of) else { continue };
+            if let (Placement::Mapped(map), Some(column)) =
+                (links.cluster(of).placement(Some(key)), key.single())
             {
-                mapped.push((table, of, column, map));
+                mapped.push((table, of, key.columns, column, map));
             }
         }
     }
-    let keys: Vec<(&Table, &str)> = mapped.iter().map(|(t, _, column, _)| (*t, *column)).collect();
-    let columns = key_columns(session, &keys).await?;
+    let wanted: Vec<(String, &[String])> =
+        mapped.iter().map(|(table, _, columns, ..)| (table.qualified(), *columns)).collect();
+    let keys = partition_key::load(session, &wanted).await?;
     let mut guards = Vec::new();
-    for ((table, of, column, map), key) in mapped.into_iter().zip(columns) {
+    for ((table, of, _, column, map), key) in mapped.into_iter().zip(keys) {
         let expression = format!("NEW.{}", ident(column));
-        let key = KeySql { expression: &expression, type_name: &key.type_name };
+        let key = KeySql { expression: &expression, type_name: key.type_name() };
         let condition = match is_own(of, side) {
             true => Some(format!("NOT {}", map.takes(shard, key))),
             false => map.takes_not(key),

@@ -1,5 +1,5 @@
 //! Unique indexes that are built for the time of a run, so that a table gets a replica
-//! identity with its sharding key without FULL: over its primary key and that column.
+//! identity with its sharding key without FULL: over its primary key and those columns.
 use crate::error::{Error, Result};
 use crate::remote::quote::{ident, qualified};
 use crate::remote::Connection;
@@ -19,7 +19,7 @@ pub fn is_ours(index: &str) -> bool {
 ///
 /// # Errors
 /// The server's.
-pub async fn build(session: &Connection, table: &Table, key: &str) -> Result<String> {
+pub async fn build(session: &Connection, table: &Table, key: &[String]) -> Result<String> {
     let index = format!("{PREFIX}{}", table.table_id);
     let name = qualified(&table.schema_name, &index);
     let valid: Option<bool> = session
@@ -49,8 +49,10 @@ pub async fn build(session: &Connection, table: &Table, key: &str) -> Result<Str
             session.label()
         )));
     }
-    if !columns.iter().any(|column| column == key) {
-        columns.push(key.to_owned());
+    for column in key {
+        if !columns.contains(column) {
+            columns.push(column.clone());
+        }
     }
     let columns: Vec<String> = columns.iter().map(|column| ident(column)).collect();
     session

@@ -141,7 +141,7 @@ mod tests {
             table_name: "T".into(),
             columns: vec!["a".into()],
             column_list: false,
-            key_column: None,
+            key_columns: None,
             key_method: None,
             source_key: None,
             source_method: None,
@@ -159,7 +159,8 @@ mod tests {
 
     #[test]
     fn a_sharded_table_is_filtered_by_placement_and_user() {
-        let filter = Filter::Hash { column: "k".into(), parent: "reshard.\"p\"".into(), shards: 4 };
+        let filter =
+            Filter::Hash { columns: vec!["k".into()], parent: "reshard.\"p\"".into(), shards: 4 };
         let filters = Filters::from([(1, filter)]);
         let sql = statement(&flow(), &[table(Some("a > 1"))], &filters, ShardNo(2));
         assert!(sql.contains(

@@ -38,7 +38,7 @@ impl Place<'_> {
 
     /// Whether each of its shards has a part of the table's rows alone.
     pub(super) fn has_parts_of(self, table: &Table) -> bool {
-        self.cluster.size() > 1 && table.key(self.side).is_some()
+        self.cluster.size() > 1 && table.is_sharded(self.side)
     }
 }
 
@@ -46,8 +46,8 @@ impl Place<'_> {
 pub struct Settings<'a> {
     /// Where its server belongs.
     pub place: Place<'a>,
-    /// Column of the row filter that this server's publications will have.
-    pub filter_column: Option<&'a str>,
+    /// Columns of the row filters that this server's publications will have.
+    pub filter_columns: Vec<String>,
     /// How to get an identity.
     pub identity: Identity<'a>,
 }
@@ -65,8 +65,13 @@ pub enum Identity<'a> {
     Fit(ReplicaIdentity),
     /// The index of this name, as at the other end of the flow: a subscriber
     /// finds rows by its own identity, which must be part of what is sent. One that
-    /// the migration has built is built here as well.
-    Index(&'a str),
+    /// the migration has built there is built here as well.
+    Index {
+        /// Its name.
+        name: &'a str,
+        /// What it holds beside the primary key, where the migration has built it.
+        columns: Vec<String>,
+    },
 }
 
 /// What the catalogs of a server say about a table.
@@ -81,7 +86,7 @@ struct Facts {
     has_toast: bool,
     fenced: bool,
     detoasting: bool,
-    /// A unique index over the primary key and the filter's column could be built.
+    /// A unique index over the primary key and the filter's columns could be built.
     buildable: bool,
 }
 
@@ -119,8 +124,8 @@ async fn one(
     let mut whole_rows = facts.identity == "f";
     match identity_needed(facts, table, settings)? {
         Change::None => {}
-        Change::NewIndex(key) => {
-            let built = identity_index::build(session, table, &key).await?;
+        Change::NewIndex(columns) => {
+            let built = identity_index::build(session, table, &columns).await?;
             statements
                 .push(format!("ALTER TABLE {name} REPLICA IDENTITY USING INDEX {}", ident(&built)));
             index = Some(built);
@@ -139,10 +144,9 @@ async fn one(
         }
     }
 
-    if let Some(column) = settings.filter_column {
-        if facts.has_toast && !whole_rows && !facts.detoasting {
-            statements.extend(detoast_statements(&name, settings.place, column));
-        }
+    let columns = &settings.filter_columns;
+    if !columns.is_empty() && facts.has_toast && !whole_rows && !facts.detoasting {
+        statements.extend(detoast_statements(&name, settings.place, columns));
     }
     if !facts.fenced {
         let parts = settings.place.has_parts_of(table);
@@ -157,31 +161,31 @@ async fn one(
 enum Change {
     None,
     Index(String),
-    /// One over the primary key and this column, which has to be built.
-    NewIndex(String),
+    /// One over the primary key and these columns, which has to be built.
+    NewIndex(Vec<String>),
     Full,
 }
 
 fn identity_needed(facts: &Facts, table: &Table, settings: &Settings<'_>) -> Result<Change> {
-    match settings.identity {
+    match &settings.identity {
         Identity::Leave => Ok(Change::None),
-        Identity::Index(wanted) if facts.identity_index.as_deref() == Some(wanted) => {
+        Identity::Index { name, .. } if facts.identity_index.as_deref() == Some(*name) => {
             Ok(Change::None)
         }
-        Identity::Index(wanted) => Ok(match table.filter_key() {
-            Some(key) if identity_index::is_ours(wanted) => Change::NewIndex(key.to_owned()),
-            _ => Change::Index(wanted.to_owned()),
+        Identity::Index { name, columns } => Ok(match identity_index::is_ours(name) {
+            true => Change::NewIndex(columns.clone()),
+            false => Change::Index((*name).to_owned()),
         }),
-        Identity::Fit(_) if suffices(facts, settings.filter_column) => Ok(Change::None),
+        Identity::Fit(_) if suffices(facts, &settings.filter_columns) => Ok(Change::None),
         Identity::Fit(preference) => {
-            match (preference, &facts.candidate, settings.filter_column) {
+            match (preference, &facts.candidate, settings.filter_columns.as_slice()) {
                 (ReplicaIdentity::Full, _, _) if !facts.full_is_refused() => {}
                 (_, Some(index), _) => return Ok(Change::Index(index.clone())),
-                (preference, None, Some(key))
+                (preference, None, columns @ [_, ..])
                     if facts.buildable
-                        && (preference == ReplicaIdentity::Index || facts.generated) =>
+                        && (*preference == ReplicaIdentity::Index || facts.generated) =>
                 {
-                    return Ok(Change::NewIndex(key.to_owned()));
+                    return Ok(Change::NewIndex(columns.to_vec()));
                 }
                 _ => {}
             }
@@ -202,13 +206,16 @@ fn identity_needed(facts: &Facts, table: &Table, settings: &Settings<'_>) -> Res
 }
 
 /// Statements that have whole rows written when the sharding key changes.
-pub(super) fn detoast_statements(name: &str, place: Place<'_>, key: &str) -> Vec<String> {
-    let column = ident(key);
+pub(super) fn detoast_statements(name: &str, place: Place<'_>, key: &[String]) -> Vec<String> {
+    let changed: Vec<String> = key
+        .iter()
+        .map(|column| format!("OLD.{0} IS DISTINCT FROM NEW.{0}", ident(column)))
+        .collect();
     let mut statements = vec![
         format!(
             "CREATE TRIGGER {DETOAST_TRIGGER} BEFORE UPDATE ON {name} FOR EACH ROW \
-             WHEN (OLD.{column} IS DISTINCT FROM NEW.{column}) \
-             EXECUTE FUNCTION reshard.detoast()"
+             WHEN ({}) EXECUTE FUNCTION reshard.detoast()",
+            changed.join(" OR ")
         ),
         format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {DETOAST_TRIGGER}"),
     ];
@@ -300,14 +307,12 @@ impl Facts {
 }
 
 /// Whether the identity lets UPDATE and DELETE through, filter included.
-fn suffices(facts: &Facts, filter_column: Option<&str>) -> bool {
+fn suffices(facts: &Facts, filter_columns: &[String]) -> bool {
     if facts.identity == "f" {
         return !facts.full_is_refused();
     }
-    match filter_column {
-        Some(column) => facts.identity_columns.iter().any(|c| c == column),
-        None => !facts.identity_columns.is_empty(),
-    }
+    let held = &facts.identity_columns;
+    !held.is_empty() && filter_columns.iter().all(|column| held.contains(column))
 }
 
 /// What the catalogs say about each of the tables, in their order.
@@ -317,7 +322,10 @@ async fn facts(
     settings: &[Settings<'_>],
 ) -> Result<Vec<Facts>> {
     let names: Vec<String> = tables.iter().map(Table::qualified).collect();
-    let columns: Vec<Option<&str>> = settings.iter().map(|s| s.filter_column).collect();
+    let columns: Vec<String> = settings
+        .iter()
+        .map(|s| serde_json::to_string(&s.filter_columns))
+        .collect::<std::result::Result<_, _>>()?;
     let counts: Vec<i64> = tables.iter().map(|t| t.columns.len() as i64).collect();
     let rows = session
         .query(

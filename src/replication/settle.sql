@@ -1,8 +1,9 @@
 -- What a server's catalogs say about tables, all at once. Read-only.
--- $1 names, $2 columns of row filters (null: no filter), $3 numbers of columns that
--- move, $4 the fence's trigger, $5 the trigger that writes whole rows.
+-- $1 names, $2 columns of row filters as JSON arrays, $3 numbers of columns that move,
+-- $4 the fence's trigger, $5 the trigger that writes whole rows.
 WITH wanted AS (
-    SELECT t.nr, to_regclass(t.name)::oid AS oid, t.filter, t.columns
+    SELECT t.nr, to_regclass(t.name)::oid AS oid, t.columns,
+           ARRAY(SELECT jsonb_array_elements_text(t.filter::jsonb)) AS filter
       FROM unnest($1::text[], $2::text[], $3::bigint[]) WITH ORDINALITY
            AS t (name, filter, columns, nr)
 ), key AS (
@@ -14,7 +15,7 @@ WITH wanted AS (
       LEFT JOIN pg_attribute AS a ON a.attrelid = w.oid AND a.attnum = k.attnum
      WHERE k.place <= i.indnkeyatts
 ), usable AS (
-    -- Unique indexes that can be a replica identity and hold the filter's column.
+    -- Unique indexes that can be a replica identity and hold the filter's columns.
     SELECT DISTINCT ON (w.nr) w.nr, x.relname
       FROM wanted AS w
       JOIN pg_index AS i ON i.indrelid = w.oid
@@ -23,10 +24,8 @@ WITH wanted AS (
        AND i.indpred IS NULL AND i.indexprs IS NULL
        AND NOT EXISTS (SELECT FROM key AS k
                         WHERE k.nr = w.nr AND k.indexrelid = i.indexrelid AND k.fit IS NOT true)
-       AND (w.filter IS NULL
-            OR EXISTS (SELECT FROM key AS k
-                        WHERE k.nr = w.nr AND k.indexrelid = i.indexrelid
-                          AND k.attname = w.filter))
+       AND w.filter <@ ARRAY(SELECT k.attname FROM key AS k
+                              WHERE k.nr = w.nr AND k.indexrelid = i.indexrelid)
      ORDER BY w.nr, i.indisprimary DESC, i.indnkeyatts, x.relname
 )
 SELECT w.nr, c.relreplident::text,
@@ -48,11 +47,11 @@ SELECT w.nr, c.relreplident::text,
        (SELECT x.relname::text
           FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid
          WHERE i.indrelid = c.oid AND i.indisreplident AND c.relreplident = 'i'),
-       -- Whether a unique index over primary key and filter column could be one.
+       -- Whether a unique index over primary key and filter columns could be one.
        EXISTS (SELECT FROM pg_index AS i
                 WHERE i.indrelid = c.oid AND i.indisprimary AND i.indimmediate)
-       AND EXISTS (SELECT FROM pg_attribute AS a
-                    WHERE a.attrelid = c.oid AND a.attname = w.filter AND a.attnotnull),
+       AND w.filter <@ ARRAY(SELECT a.attname::text FROM pg_attribute AS a
+                              WHERE a.attrelid = c.oid AND a.attnum > 0 AND a.attnotnull),
        -- Then whole rows can't be an identity.
        current_setting('server_version_num')::int >= 180000
        AND EXISTS (SELECT FROM pg_attribute AS a

@@ -3,7 +3,7 @@
 //! are mapped to shards in [`super::mapping`].
 use serde::Deserialize;
 
-use crate::cluster::{Cluster, ShardingRule};
+use crate::cluster::{rule, Cluster, ShardingRule};
 use crate::error::{Error, Kind, Result};
 use crate::pg::db::{self, Arg};
 use crate::remote::quote::{ident, literal};
@@ -100,11 +100,12 @@ pub fn drop(cluster: &str, shard: u32) -> Result<bool> {
     Ok(exists)
 }
 
-/// Sharding keys of a cluster, those of single tables first.
+/// Sharding keys of a cluster, in order of precedence: those of single tables, then
+/// those of more columns.
 pub fn rules(cluster: &str) -> Result<Vec<ShardingRule>> {
     db::rows(
         "SELECT pg_catalog.to_jsonb(r) FROM reshard.sharding_rule AS r WHERE r.cluster_name = $1 \
-          ORDER BY r.table_name IS NULL, r.rule_no",
+          ORDER BY r.table_name IS NULL, pg_catalog.cardinality(r.column_names) DESC, r.rule_no",
         &[Arg::Text(cluster)],
     )
 }
@@ -121,15 +122,15 @@ pub fn add_rule(cluster: &str, rule: &ShardingRule) -> Result<bool> {
     // Mappings are those of a column: by list and by range they are different ones.
     let other = known.iter().find(|r| {
         r.method != rule.method
-            && r.column_name == rule.column_name
+            && r.column_names == rule.column_names
             && (r.is_alike(rule) || r.method.is_mapped() && rule.method.is_mapped())
     });
     if let Some(other) = other {
         return Err(Error::new(
             Kind::DuplicateObject,
             format!(
-                "column \"{}\" is a sharding key of cluster \"{cluster}\" by {} already",
-                rule.column_name,
+                "column {} is a sharding key of cluster \"{cluster}\" by {} already",
+                rule::shown(&rule.column_names),
                 other.method.as_str()
             ),
         )
@@ -137,12 +138,12 @@ pub fn add_rule(cluster: &str, rule: &ShardingRule) -> Result<bool> {
     }
     db::execute(
         "INSERT INTO reshard.sharding_rule \
-                (cluster_name, rule_no, column_name, method, schema_name, table_name) \
-         SELECT $1, coalesce(max(rule_no), 0) + 1, $2, $5, $3, $4 \
+                (cluster_name, rule_no, column_names, method, schema_name, table_name) \
+         SELECT $1, coalesce(max(rule_no), 0) + 1, $2::name[], $5, $3, $4 \
            FROM reshard.sharding_rule WHERE cluster_name = $1",
         &[
             Arg::Text(cluster),
-            Arg::Text(&rule.column_name),
+            Arg::Texts(rule.column_names.clone()),
             Arg::OptText(rule.schema_name.as_deref()),
             Arg::OptText(rule.table_name.as_deref()),
             Arg::Text(rule.method.as_str()),
@@ -151,14 +152,23 @@ pub fn add_rule(cluster: &str, rule: &ShardingRule) -> Result<bool> {
     Ok(true)
 }
 
-/// Forgets the sharding key of a column, of all tables or of one; false where there is none.
-pub fn drop_rule(cluster: &str, column: &str, relation: Option<(&str, &str)>) -> Result<bool> {
+/// Forgets a sharding key, of all tables or of one; false where there is none.
+pub fn drop_rule(
+    cluster: &str,
+    columns: &[String],
+    relation: Option<(&str, &str)>,
+) -> Result<bool> {
     let (schema, table) = relation.unzip();
     let dropped = db::execute(
         "DELETE FROM reshard.sharding_rule \
-          WHERE cluster_name = $1 AND column_name = $2 \
+          WHERE cluster_name = $1 AND column_names = $2::name[] \
             AND schema_name IS NOT DISTINCT FROM $3 AND table_name IS NOT DISTINCT FROM $4",
-        &[Arg::Text(cluster), Arg::Text(column), Arg::OptText(schema), Arg::OptText(table)],
+        &[
+            Arg::Text(cluster),
+            Arg::Texts(columns.to_vec()),
+            Arg::OptText(schema),
+            Arg::OptText(table),
+        ],
     )?;
     Ok(dropped > 0)
 }

@@ -57,7 +57,7 @@ pub fn maps(cluster: &str) -> Result<KeyMaps> {
     let stored: Vec<Stored> = db::rows(
         "SELECT pg_catalog.jsonb_build_object('column_name', r.column_name, 'method', r.method, \
                 'mapping', pg_catalog.to_jsonb(m)) \
-           FROM (SELECT DISTINCT column_name, method FROM reshard.sharding_rule \
+           FROM (SELECT DISTINCT column_names[1] AS column_name, method FROM reshard.sharding_rule \
                   WHERE cluster_name = $1 AND method <> 'hash') AS r \
            LEFT JOIN reshard.key_mapping AS m \
              ON m.cluster_name = $1 AND m.column_name = r.column_name \
@@ -155,7 +155,7 @@ pub fn delete_unused(cluster: &str) -> Result<u64> {
         "DELETE FROM reshard.key_mapping AS m WHERE m.cluster_name = $1 \
             AND NOT EXISTS (SELECT FROM reshard.sharding_rule AS r \
                              WHERE r.cluster_name = m.cluster_name \
-                               AND r.column_name = m.column_name AND r.method <> 'hash')",
+                               AND r.column_names = ARRAY[m.column_name] AND r.method <> 'hash')",
         &[Arg::Text(cluster)],
     )
 }
@@ -183,10 +183,10 @@ pub fn types(cluster: &str, column: &str) -> Result<Vec<KeyType>> {
                 'name', pg_catalog.format_type(a.atttypid, -1)) \
            FROM reshard.sharding_rule AS r \
            JOIN pg_catalog.pg_attribute AS a \
-             ON a.attname = r.column_name AND a.attnum > 0 AND NOT a.attisdropped \
+             ON a.attname = r.column_names[1] AND a.attnum > 0 AND NOT a.attisdropped \
            JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') \
            JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
-          WHERE r.cluster_name = $1 AND r.column_name = $2 AND r.method <> 'hash' \
+          WHERE r.cluster_name = $1 AND r.column_names = ARRAY[$2]::name[] AND r.method <> 'hash' \
             AND c.oid >= 16384 AND n.nspname <> 'reshard' \
             AND (r.table_name IS NULL OR c.relname = r.table_name AND n.nspname = r.schema_name)",
         &[Arg::Text(cluster), Arg::Text(column)],

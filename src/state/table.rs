@@ -1,7 +1,7 @@
 //! Tables of a migration: every leaf and ordinary table that moves.
 use serde::Deserialize;
 
-use crate::cluster::{Method, ShardNo, Side};
+use crate::cluster::{Method, ShardNo, ShardingKey, Side};
 use crate::error::Result;
 use crate::pg::db::{self, Arg};
 use crate::remote::quote::qualified;
@@ -21,13 +21,13 @@ pub struct Table {
     pub columns: Vec<String>,
     /// The user's publication lists columns.
     pub column_list: bool,
-    /// Sharding key of the destination; `None` for an omni table.
-    pub key_column: Option<String>,
+    /// Columns of the sharding key of the destination; `None` for an omni table.
+    pub key_columns: Option<Vec<String>>,
     /// How its values are placed.
     pub key_method: Option<Method>,
-    /// Sharding key of a source of several shards; `None` where each of them has
-    /// the table whole, or where there is one.
-    pub source_key: Option<String>,
+    /// Those of a source of several shards; `None` where each of them has the table
+    /// whole, or where there is one.
+    pub source_key: Option<Vec<String>>,
     /// How its values are placed on the source.
     pub source_method: Option<Method>,
     /// Row filter of the user's publication.
@@ -48,33 +48,34 @@ impl Table {
         qualified(&self.schema_name, &self.table_name)
     }
 
-    /// The column that spreads it over the shards of a side.
-    pub fn key(&self, side: Side) -> Option<&str> {
+    /// What spreads it over the shards of a side.
+    pub fn sharding_key(&self, side: Side) -> Option<ShardingKey<'_>> {
         match side {
-            Side::Source => self.source_key.as_deref(),
-            Side::Destination => self.key_column.as_deref(),
+            Side::Source => ShardingKey::of(self.source_key.as_deref(), self.source_method),
+            Side::Destination => ShardingKey::of(self.key_columns.as_deref(), self.key_method),
         }
     }
 
-    /// The same, with how it does.
-    pub fn sharding_key(&self, side: Side) -> Option<(&str, Method)> {
-        let method = match side {
-            Side::Source => self.source_method,
-            Side::Destination => self.key_method,
-        };
-        Some((self.key(side)?, method?))
-    }
-
-    /// The column that row filters look at, of either side; clusters of several shards
-    /// have the same.
-    pub fn filter_key(&self) -> Option<&str> {
-        self.key_column.as_deref().or(self.source_key.as_deref())
+    /// Whether a side has it in parts, one on each shard, and not whole everywhere.
+    pub fn is_sharded(&self, side: Side) -> bool {
+        self.sharding_key(side).is_some()
     }
 
     /// Whether its rows come from this shard of a side; `first` is the one that
     /// tables come from which each shard has whole.
     pub fn comes_from(&self, side: Side, shard: ShardNo, first: ShardNo) -> bool {
-        self.key(side).is_some() || shard == first
+        self.is_sharded(side) || shard == first
+    }
+
+    /// The columns of its sharding keys of these sides, each once.
+    pub fn key_columns(&self, sides: &[Side]) -> Vec<String> {
+        let mut columns = Vec::new();
+        for column in sides.iter().filter_map(|s| self.sharding_key(*s)).flat_map(|k| k.columns) {
+            if !columns.contains(column) {
+                columns.push(column.clone());
+            }
+        }
+        columns
     }
 
     /// Whether its rows are on all shards.

@@ -59,7 +59,7 @@ impl<'a> Job<'a> {
             rows: reading::total(&here).values().map(|d| d.rows).sum(),
             ..Findings::default()
         };
-        if self.table.key(subscriber).is_some() {
+        if self.table.is_sharded(subscriber) {
             let comparison =
                 self.comparison(&publishers, subscribers, self.flows, self.is_spread(subscriber));
             comparison.run(&here, &there, &mut found).await?;
@@ -112,13 +112,14 @@ impl<'a> Job<'a> {
         };
         let (mut placed, mut target) = (None, None);
         for side in [server.side, other] {
-            let Some((key, method)) = self.table.sharding_key(side) else { continue };
+            let Some(key) = self.table.sharding_key(side) else { continue };
             let cluster = self.links.cluster(side);
-            let placement = cluster.placement(Some((key, method)));
+            let placement = cluster.placement(Some(key));
             if placement == Placement::All {
                 continue;
             }
-            let conditions = server.placement(&relation, key, side, cluster, &placement).await?;
+            let conditions =
+                server.placement(&relation, key.columns, side, cluster, &placement).await?;
             if side == server.side {
                 placed = conditions.get(server.shard.index()).cloned();
             } else {

@@ -80,7 +80,7 @@ impl Server {
     pub(super) async fn placement(
         &self,
         table: &str,
-        key: &str,
+        key: &[String],
         side: Side,
         cluster: &Cluster,
         placement: &Placement,

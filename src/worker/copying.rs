@@ -182,7 +182,7 @@ pub async fn prepare(migration: &Migration) -> Result<FiltersOf> {
     try_join_all(shards.iter().map(|(_, session)| async {
         settle::tables(session, &tables, |_, _| Settings {
             place,
-            filter_column: None,
+            filter_columns: Vec::new(),
             identity: Identity::Leave,
         })
         .await?;
@@ -198,7 +198,7 @@ pub async fn prepare(migration: &Migration) -> Result<FiltersOf> {
         async move {
             settle::tables(session, tables, |_, table| Settings {
                 place,
-                filter_column: migration.filter_column(table),
+                filter_columns: migration.filter_columns(table),
                 identity: Identity::Fit(migration.task.options.replica_identity),
             })
             .await?;

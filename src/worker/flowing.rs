@@ -141,12 +141,11 @@ async fn settle_shards(migration: &Migration, tables: &[Table]) -> Result<()> {
     let node = links.session(Side::Source, links.node()).await?;
     let indexes = settle::tables(&node, tables, |_, table| Settings {
         place: migration.place(Side::Source),
-        filter_column: migration.filter_column(table),
+        filter_columns: migration.filter_columns(table),
         identity: Identity::Fit(migration.task.options.replica_identity),
     })
     .await?;
     let place = migration.place(Side::Destination);
-    let several = links.cluster(Side::Source).size() > 1;
     let shards = links.sessions(Side::Destination).await?;
     try_join_all(shards.iter().map(|(shard, session)| {
         let indexes = &indexes;
@@ -154,9 +153,11 @@ async fn settle_shards(migration: &Migration, tables: &[Table]) -> Result<()> {
             settle::tables(session, tables, |i, table| Settings {
                 place,
                 // The way back goes to several shards as well.
-                filter_column: table.source_key.as_deref().filter(|_| several),
+                filter_columns: table.key_columns(&[Side::Source]),
                 identity: match indexes.get(i) {
-                    Some(Some(index)) => Identity::Index(index),
+                    Some(Some(name)) => {
+                        Identity::Index { name, columns: migration.filter_columns(table) }
+                    }
                     _ => Identity::Fit(ReplicaIdentity::Auto),
                 },
             })

@@ -64,13 +64,13 @@ impl Migration {
         Place { cluster: self.links.cluster(side), side }
     }
 
-    /// The column that row filters of either direction look at; both clusters of
-    /// several shards have the same sharding key.
-    pub fn filter_column<'t>(&self, table: &'t Table) -> Option<&'t str> {
-        [Side::Destination, Side::Source]
-            .into_iter()
-            .filter(|side| self.links.cluster(*side).size() > 1)
-            .find_map(|side| table.key(side))
+    /// The columns that row filters of either direction look at: a replica identity has
+    /// to hold them all.
+    pub fn filter_columns(&self, table: &Table) -> Vec<String> {
+        let spread = |side: &Side| self.links.cluster(*side).size() > 1;
+        let sides: Vec<Side> =
+            [Side::Destination, Side::Source].into_iter().filter(spread).collect();
+        table.key_columns(&sides)
     }
 
     /// Tells the other source shards of the migration. Repeatable.

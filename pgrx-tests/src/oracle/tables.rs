@@ -176,28 +176,19 @@ async fn misplaced(
 ) -> Result<Vec<String>> {
     let mut problems = Vec::new();
     for (number, shard) in shards.iter().enumerate() {
-        let condition = placement.condition(&identifier(key), number);
-        let count: i64 = if shards.len() == 1 {
-            0
-        } else if let Some(condition) = condition {
-            let sql = format!("SELECT count(*) FROM ONLY {table} WHERE ({condition}) IS NOT TRUE");
-            shard.one(&sql).await?
-        } else {
-            shard
-                .execute(&format!(
-                    "DROP TABLE IF EXISTS pg_temp.placement;
-                     CREATE TEMP TABLE placement (k {key_type}) PARTITION BY HASH (k)"
-                ))
-                .await?;
-            shard
-                .one(&format!(
-                    "SELECT count(*) FROM ONLY {table} WHERE NOT satisfies_hash_partition(
-                     'pg_temp.placement'::regclass, {}, {number}, {})",
+        let condition = match placement.partitioned(&identifier(key), key_type) {
+            _ if shards.len() == 1 => "true".to_owned(),
+            Some((partitioned, columns)) => {
+                shard.execute(&partitioned).await?;
+                format!(
+                    "satisfies_hash_partition('pg_temp.placement'::regclass, {}, {number}, {columns})",
                     shards.len(),
-                    identifier(key)
-                ))
-                .await?
+                )
+            }
+            None => placement.condition(&identifier(key), number).unwrap_or_default(),
         };
+        let sql = format!("SELECT count(*) FROM ONLY {table} WHERE ({condition}) IS NOT TRUE");
+        let count: i64 = shard.one(&sql).await?;
         if count > 0 {
             problems.push(format!("shard {number} has {count} rows of other shards"));
         }

@@ -76,18 +76,22 @@ pub async fn spread(rig: &Rig, size: u64) -> Result<()> {
         schema::create(&session).await?;
         schema::seed(&session, size).await?;
         let count = sources.len();
-        session.execute("CREATE TABLE pg_temp.placement (k bigint) PARTITION BY HASH (k)").await?;
+        let partitioned = rig.source_placement.partitioned(KEY, "bigint");
+        if let Some((table, _)) = &partitioned {
+            session.execute(table).await?;
+        }
         for table in ["accounts", "orders", "events", "notes", "docs", "tickets", "journal"] {
-            let own = rig.source_placement.condition(KEY, number).unwrap_or_else(|| {
-                format!(
-                    "satisfies_hash_partition('pg_temp.placement'::regclass, {count}, {number}, {KEY})"
-                )
-            });
+            let own = match &partitioned {
+                Some((_, columns)) => format!(
+                    "satisfies_hash_partition('pg_temp.placement'::regclass, {count}, {number}, {columns})"
+                ),
+                None => rig.source_placement.condition(KEY, number).unwrap_or_default(),
+            };
             session.execute(&format!("DELETE FROM {table} WHERE NOT ({own})")).await?;
         }
         session
             .execute(&format!(
-                "DROP TABLE pg_temp.placement;
+                "DROP TABLE IF EXISTS pg_temp.placement;
                  ALTER SEQUENCE tickets_id_seq INCREMENT BY {count} RESTART {}",
                 size as usize + number
             ))

@@ -11,6 +11,7 @@ mod ddl;
 mod faults;
 mod full_disk;
 mod harness;
+mod key_columns;
 mod load;
 mod mistakes;
 mod nodes;
