@@ -42,7 +42,9 @@ async fn two_thousand_tables_take_less_than_twice_as_long_as_pg_restore_and_litt
         let findings: i64 = session
             .one(&format!("SELECT count(*) FROM reshard_preflight({what}) WHERE severity = 'error'"))
             .await?;
-        println!("preflight: {:?}", began.elapsed());
+        let preflight = began.elapsed();
+        println!("preflight: {preflight:?}");
+        assert!(preflight < restored, "{preflight:?} against {restored:?}");
         assert_eq!(findings, 0);
         sync(&rig, "pre", "{}").await?;
         let took: f64 = session
