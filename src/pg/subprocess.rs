@@ -38,12 +38,20 @@ pub fn find(name: &str) -> Result<PathBuf> {
     if path.exists() {
         return Ok(path);
     }
-    Err(Error::state(format!("program \"{name}\" is not installed"))
-        .detail(format!("There is no \"{}\".", path.display()))
-        .hint(format!(
+    let hint = match name {
+        "reshard-schema" => format!(
             "In the source folder of reshard: make install PG_CONFIG={}",
             server.with_file_name("pg_config").display()
-        )))
+        ),
+        _ => format!(
+            "Install the client programs of this version of PostgreSQL beside the server (Debian: \
+             apt install postgresql-client-{}).",
+            pg_sys::get_pg_major_version_num()
+        ),
+    };
+    Err(Error::state(format!("program \"{name}\" is not installed"))
+        .detail(format!("There is no \"{}\".", path.display()))
+        .hint(hint))
 }
 
 /// A running program; dropped, it is killed and reaped.
@@ -158,7 +166,9 @@ pub async fn version_of(name: &str) -> Result<String> {
         Ok((String::from_utf8_lossy(&said).trim().to_owned(), child.wait().await?))
     };
     let unfit = |why: String| {
-        Error::state(format!("program \"{name}\" doesn't tell its version")).detail(why)
+        Error::state(format!("program \"{name}\" doesn't tell its version"))
+            .detail(why)
+            .hint(format!("Try it by hand, as the account of the server: {name} --version"))
     };
     match tokio::time::timeout(VERSION_TIMEOUT, answer).await {
         Ok(Ok((said, status))) if status.success() => Ok(said),

@@ -53,6 +53,76 @@ pub async fn refuse_drift(task: &Task, source: &Cluster, destination: &Cluster) 
     }
 }
 
+/// Refuses the way back where columns of the tables differ: what clients wrote into those
+/// of the shards would stay there. Indexes and constraints may differ by then. Only of a
+/// task that made them.
+///
+/// # Errors
+/// 55000 with the differences.
+pub async fn refuse_other_columns(
+    task: &Task,
+    source: &Cluster,
+    destination: &Cluster,
+) -> Result<()> {
+    if task.kind != Type::Reshard {
+        return Ok(());
+    }
+    let names: Vec<String> =
+        xact::transaction(|| state::table::load(task.id))?.iter().map(Table::qualified).collect();
+    let of = |cluster: &Cluster| {
+        let servers: Vec<Endpoint> = cluster.shards.clone();
+        let names = &names;
+        async move {
+            try_join_all(servers.into_iter().map(|server| async move {
+                let found = parts(&server, names).await?;
+                Ok::<_, Error>((server, found))
+            }))
+            .await
+        }
+    };
+    let (old, new) = futures::future::try_join(of(source), of(destination)).await?;
+    let mut differences = Vec::new();
+    for (node, here) in &old {
+        for (shard, there) in &new {
+            let (node, shard) = (node.to_string(), shard.to_string());
+            differences.extend(other_columns((&node, here), (&shard, there)));
+        }
+    }
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(Error::state("columns of the old cluster differ from those of the new one")
+        .detail(listed("Rows would not come back as they are:", &differences))
+        .hint(format!(
+            "Make the same changes on the old cluster, as a superuser: SET reshard.ddl_guard = off; \
+             ALTER TABLE ...; or take them back on the shards; then: SELECT reshard_rollback({});",
+            task.id
+        )))
+}
+
+/// What a server's tables consist of, with the tables' names.
+type Parts = BTreeSet<(String, String)>;
+
+/// Columns that one server has and the other has not. One that is NOT NULL on the new
+/// cluster alone is no obstacle.
+fn other_columns((node, here): (&str, &Parts), (shard, there): (&str, &Parts)) -> Vec<String> {
+    let columns = |parts: &Parts| -> Parts {
+        parts.iter().filter(|(_, part)| part.starts_with("column ")).cloned().collect()
+    };
+    let (here, there) = (columns(here), columns(there));
+    let nullable =
+        |(table, part): &(String, String)| (table.clone(), part.replacen(" NOT NULL", "", 1));
+    let fits = |part: &(String, String)| here.contains(part) || here.contains(&nullable(part));
+    let met: Parts = there.iter().flat_map(|part| [part.clone(), nullable(part)]).collect();
+    let more =
+        there.iter().filter(|part| !fits(part)).map(|(t, c)| format!("{shard} has {c} of {t}"));
+    let less = here
+        .iter()
+        .filter(|part| !met.contains(*part))
+        .map(|(t, c)| format!("{node} has {c} of {t}"));
+    more.chain(less).collect()
+}
+
 /// Changes on the source that a shard has not followed.
 async fn unfollowed(task: &Task, destination: &Cluster, changes: &Changes) -> Result<Vec<String>> {
     let shards = try_join_all(destination.shards.iter().map(|shard| async move {
@@ -92,11 +162,7 @@ async fn parts_that_differ(
 }
 
 /// How the parts of tables on these servers differ from those that are wanted.
-async fn against(
-    wanted: &BTreeSet<(String, String)>,
-    servers: &[&Endpoint],
-    names: &[String],
-) -> Result<Vec<String>> {
+async fn against(wanted: &Parts, servers: &[&Endpoint], names: &[String]) -> Result<Vec<String>> {
     let found = try_join_all(servers.iter().map(|server| parts(server, names))).await?;
     let mut out = Vec::new();
     for (shard, there) in servers.iter().zip(&found) {
@@ -110,7 +176,7 @@ async fn against(
 }
 
 /// What tables consist of on one server, with their names.
-async fn parts(server: &Endpoint, names: &[String]) -> Result<BTreeSet<(String, String)>> {
+async fn parts(server: &Endpoint, names: &[String]) -> Result<Parts> {
     let session = remote::connect(server, Purpose::Schema).await?;
     let rows = session.query(include_str!("parts.sql"), &[&names]).await?;
     rows.iter()
@@ -187,16 +253,20 @@ fn differences(changes: &Changes, shard: &str, there: &[Planned]) -> Vec<String>
 }
 
 fn error(differences: &[String]) -> Error {
-    let mut detail = format!(
-        "Since the schema was brought to the shards:\n{}",
-        differences[..differences.len().min(SHOWN)].join("\n")
-    );
-    if differences.len() > SHOWN {
-        detail.push_str(&format!("\nand {} more differences", differences.len() - SHOWN));
-    }
+    let detail = listed("Since the schema was brought to the shards:", differences);
     Error::state("the schemas of source and shards differ").detail(detail).hint(
         "Make the same changes on every server, or take them back; then ask for the cutover again.",
     )
+}
+
+/// Differences line by line; many are cut.
+fn listed(headline: &str, differences: &[String]) -> String {
+    let shown = differences[..differences.len().min(SHOWN)].join("\n");
+    let mut out = format!("{headline}\n{shown}");
+    if differences.len() > SHOWN {
+        out.push_str(&format!("\nand {} more differences", differences.len() - SHOWN));
+    }
+    out
 }
 
 #[cfg(test)]
@@ -222,6 +292,24 @@ mod tests {
 
     fn now(sql: &str) -> Planned {
         Planned { sql: sql.into(), kind: "table".into(), ..Planned::default() }
+    }
+
+    #[test]
+    fn only_columns_matter_on_the_way_back() {
+        let parts = |all: &[&str]| all.iter().map(|part| ("t".into(), (*part).into())).collect();
+        let old: Parts = parts(&["column a integer", "column b text NOT NULL", "index i"]);
+        let of = |new: &[&str]| other_columns(("old", &old), ("new", &parts(new)));
+        let same = of(&["column a integer NOT NULL", "column b text NOT NULL", "index j"]);
+        assert_eq!(same, Vec::<String>::new());
+        assert_eq!(
+            of(&["column a integer", "column b text", "column c text"]),
+            [
+                "new has column b text of t",
+                "new has column c text of t",
+                "old has column b text NOT NULL of t"
+            ]
+        );
+        assert_eq!(of(&["column b text NOT NULL"]), ["old has column a integer of t"]);
     }
 
     #[test]

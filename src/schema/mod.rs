@@ -18,7 +18,8 @@
 //!   its bound on sessions (`reshard.max_index_builds` on each shard).
 //! - [`Stage::run_identity_keys`] runs what replication needs to find rows.
 //!
-//! - [`refuse_drift`] compares once more before a cutover.
+//! - [`refuse_drift`] compares once more before a cutover, [`refuse_other_columns`] before
+//!   the way back.
 //!
 //! A statement's transaction on the shard also writes its digest into
 //! `reshard.applied_statement` there. So a statement whose success was not noted
@@ -43,7 +44,7 @@ mod stage;
 mod text;
 mod undo;
 
-pub use drift::refuse_drift;
+pub use drift::{refuse_drift, refuse_other_columns};
 pub use planned::plan;
 pub use stage::{Phase, Stage};
 pub use undo::drop_created;

@@ -105,9 +105,7 @@ struct Course {
 impl Course {
     /// Makes what a switch needs and what may take long: nobody is held.
     async fn prepare(migration: &Migration, direction: Direction) -> Result<Self> {
-        if direction == Direction::Forward {
-            refuse_drift(migration).await?;
-        }
+        refuse_drift(migration, direction).await?;
         let tables = migration.tables()?;
         if migration.flows(Direction::Reverse)?.is_empty() {
             let flows = migration.make_flows(Direction::Reverse, 1);
@@ -174,10 +172,14 @@ async fn fence_all(migration: &Migration, tables: &[Table]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses to switch to shards whose schema is no longer the source's.
-async fn refuse_drift(migration: &Migration) -> Result<()> {
+/// Refuses to switch to shards whose schema is no longer the source's, or back to a source
+/// that lacks columns of the shards.
+async fn refuse_drift(migration: &Migration, direction: Direction) -> Result<()> {
     let source = migration.links.cluster(Side::Source);
     let destination = migration.links.cluster(Side::Destination);
+    if direction == Direction::Reverse {
+        return schema::refuse_other_columns(&migration.task, source, destination).await;
+    }
     if migration.task.options.ddl == Ddl::Replay {
         // What has been written down by now has been done on the shards after this.
         let flows = migration.flows(Direction::Forward)?;

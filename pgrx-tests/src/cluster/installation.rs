@@ -13,6 +13,8 @@ const DEFAULT_PG_CONFIG: &str = "/usr/lib/postgresql/15/bin/pg_config";
 pub struct Installation {
     bin: PathBuf,
     share: PathBuf,
+    /// Folder of the server's libraries.
+    libraries: PathBuf,
     major: u32,
 }
 
@@ -34,6 +36,7 @@ impl Installation {
         Ok(Installation {
             bin: ask(&pg_config, "--bindir")?.into(),
             share: ask(&pg_config, "--sharedir")?.into(),
+            libraries: ask(&pg_config, "--pkglibdir")?.into(),
             major,
         })
     }
@@ -41,6 +44,35 @@ impl Installation {
     /// A program of this installation.
     pub fn program(&self, name: &str) -> PathBuf {
         self.bin.join(name)
+    }
+
+    /// The same in another folder, with programs of its own. A server finds all else by
+    /// its program's folder, so the folders lie there as they do here.
+    pub fn copied(&self, folder: &Path) -> Result<Installation> {
+        let own = |path: &Path| {
+            let common = self.bin.iter().zip(self.share.iter()).take_while(|(a, b)| a == b).count();
+            folder.join(path.iter().skip(common).collect::<PathBuf>())
+        };
+        let io = |what: &str| Error::io(format!("{what} in {}", folder.display()));
+        let copy = Installation {
+            bin: own(&self.bin),
+            share: own(&self.share),
+            libraries: own(&self.libraries),
+            major: self.major,
+        };
+        std::fs::create_dir_all(&copy.bin).map_err(io("make a folder"))?;
+        for entry in std::fs::read_dir(&self.bin).map_err(io("read programs"))? {
+            let entry = entry.map_err(io("read programs"))?;
+            std::fs::copy(entry.path(), copy.bin.join(entry.file_name()))
+                .map_err(io("copy a program"))?;
+        }
+        for (link, target) in [(&copy.share, &self.share), (&copy.libraries, &self.libraries)] {
+            if let Some(parent) = link.parent() {
+                std::fs::create_dir_all(parent).map_err(io("make a folder"))?;
+            }
+            std::os::unix::fs::symlink(target, link).map_err(io("link a folder"))?;
+        }
+        Ok(copy)
     }
 
     /// Major version.

@@ -46,6 +46,8 @@ pub struct Server {
     port: Port,
     account: Account,
     installation: Arc<Installation>,
+    /// Where its programs are started from, if not from the installation.
+    programs: Mutex<Option<Installation>>,
     settings: Mutex<BTreeMap<String, String>>,
     process: Mutex<Option<Child>>,
 }
@@ -71,6 +73,7 @@ impl Server {
             port: Port::take()?,
             account,
             installation,
+            programs: Mutex::new(None),
             settings: Mutex::new(settings),
             process: Mutex::new(None),
         };
@@ -124,7 +127,10 @@ impl Server {
     }
 
     fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.installation.program(program));
+        let programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = programs.as_ref().unwrap_or(&self.installation).program(program);
+        drop(programs);
+        let mut command = Command::new(path);
         command
             .current_dir(&self.folder)
             .env_remove("PGDATA")
@@ -277,7 +283,12 @@ impl Server {
         self.folder.join("data")
     }
 
-    /// The installation it runs from.
+    /// Has it run from another installation, from its next start on.
+    pub fn run_from(&self, installation: Installation) {
+        *self.programs.lock().unwrap_or_else(PoisonError::into_inner) = Some(installation);
+    }
+
+    /// The installation it was made by.
     pub fn installation(&self) -> &Installation {
         &self.installation
     }

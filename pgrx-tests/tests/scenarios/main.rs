@@ -8,6 +8,7 @@ mod copied_data;
 mod copy;
 mod cutover;
 mod ddl;
+mod ddl_phases;
 mod faults;
 mod full_disk;
 mod harness;
