@@ -12,7 +12,8 @@ AS $fits$
                            OR m.relation IN (SELECT t.relid FROM pg_partition_tree(k.confrelid) AS t)))
        AND (x.referenced IS NULL
             OR (SELECT count(*) = 1 FROM reshard.declared_shard AS s WHERE s.cluster = $2)
-            OR cardinality(x.own) = cardinality(x.referenced)
+            -- An omni table has no columns to match.
+            OR coalesce(cardinality(x.own), 0) = cardinality(x.referenced)
                AND (SELECT bool_and((y.own, y.referenced) IN (
                                SELECT a.attname, b.attname
                                  FROM unnest(k.conkey, k.confkey) AS p (own, referenced)
