@@ -248,6 +248,8 @@ mod tests {
             nodes: None,
             joined: None,
             mapped: Vec::new(),
+            strays: Vec::new(),
+            source_rules: Vec::new(),
         };
         server_version(&facts)
     }

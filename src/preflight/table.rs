@@ -378,6 +378,7 @@ pub fn large_objects(facts: &Facts<'_>) -> Vec<Finding> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::preflight::facts::KeyColumn;
 
     fn key(from: &str, to: &str) -> ForeignKey {
         ForeignKey {
@@ -405,8 +406,14 @@ mod tests {
 
     #[test]
     fn a_table_without_the_column_is_not_sharded() {
-        let table = Table { key: Some("tenant".into()), ..Table::default() };
-        assert_eq!(sharded(&table), None);
-        assert_eq!(sharded(&Table { key_exists: true, ..table }), Some("tenant"));
+        let column = |exists| KeyColumn { exists, ..KeyColumn::default() };
+        let table = |columns| Table {
+            key: Some(vec!["tenant".into(), "user".into()]),
+            key_method: Some(Method::Hash),
+            key_columns: columns,
+            ..Table::default()
+        };
+        assert_eq!(sharded(&table(vec![column(true), column(false)])), None);
+        assert!(sharded(&table(vec![column(true), column(true)])).is_some());
     }
 }
