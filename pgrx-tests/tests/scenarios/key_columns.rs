@@ -508,7 +508,7 @@ async fn rows_on_the_wrong_node_are_told_before_a_run() {
             let example = format!("({key}', '0') belongs to shard {}", 1 - number).replace('(', "('");
             assert!(
                 found.iter().any(|f| f.contains("3 of its rows")
-                    && f.contains(&format!("\"prod\""))
+                    && f.contains("\"prod\"")
                     && f.contains(&example)
                     && f.contains("notes")),
                 "{example}: {found:#?}"
