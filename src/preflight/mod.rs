@@ -78,7 +78,7 @@ const CHECKS: &[Check] = &[
     nodes::node_publication,
     nodes::node_schema,
     nodes::node_sequences,
-    nodes::node_keys,
+    nodes::source_key,
     strays::node_rows,
     nodes::node_omni_tables,
     publication::publication_exists,

@@ -281,7 +281,7 @@ pub fn node_sequences(facts: &Facts<'_>) -> Vec<Finding> {
 }
 
 /// A source of several shards has a sharding key, and a table with it.
-pub fn node_keys(facts: &Facts<'_>) -> Vec<Finding> {
+pub fn source_key(facts: &Facts<'_>) -> Vec<Finding> {
     let Some(nodes) = &facts.nodes else { return Vec::new() };
     let name = &facts.source.name;
     if !nodes.tables.is_empty() && nodes.tables.iter().all(|t| t.key.is_none()) {
