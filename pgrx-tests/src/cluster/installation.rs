@@ -63,8 +63,13 @@ impl Installation {
         std::fs::create_dir_all(&copy.bin).map_err(io("make a folder"))?;
         for entry in std::fs::read_dir(&self.bin).map_err(io("read programs"))? {
             let entry = entry.map_err(io("read programs"))?;
-            std::fs::copy(entry.path(), copy.bin.join(entry.file_name()))
-                .map_err(io("copy a program"))?;
+            let (from, to) = (entry.path(), copy.bin.join(entry.file_name()));
+            // Others find their libraries by where they really are.
+            let copied = match entry.file_name() == "postgres" {
+                true => std::fs::copy(from, to).map(drop),
+                false => std::os::unix::fs::symlink(from, to),
+            };
+            copied.map_err(io("copy a program"))?;
         }
         for (link, target) in [(&copy.share, &self.share), (&copy.libraries, &self.libraries)] {
             if let Some(parent) = link.parent() {
