@@ -92,7 +92,12 @@ AS $columns$
                         (SELECT format('COLLATE %I.%I', n.nspname, l.collname)
                            FROM pg_collation AS l JOIN pg_namespace AS n ON n.oid = l.collnamespace
                           WHERE l.oid = c.attcollation) END,
-                   CASE WHEN c.own_not_null THEN 'NOT NULL' END,
+                   -- From PostgreSQL 18 on it has a name.
+                   CASE WHEN c.own_not_null THEN concat_ws(' ',
+                        (SELECT 'CONSTRAINT ' || quote_ident(x.conname) FROM pg_constraint AS x
+                          WHERE x.conrelid = c.attrelid AND x.contype = 'n'
+                            AND x.conkey = ARRAY[c.attnum]),
+                        'NOT NULL') END,
                    CASE WHEN c.inherited AND NOT c.own_default THEN NULL
                         WHEN c.attgenerated = 's' THEN format('GENERATED ALWAYS AS (%s) STORED', c.expression)
                         WHEN c.attgenerated = 'v' THEN format('GENERATED ALWAYS AS (%s)', c.expression)
