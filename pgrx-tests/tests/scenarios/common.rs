@@ -5,10 +5,10 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use reshard_scenarios::load::{schema, Active, Outcome};
+use reshard_scenarios::load::{schema, Active, Load, Outcome};
 use reshard_scenarios::migration::declare;
-use reshard_scenarios::oracle::{check_record, compare_when_quiet};
-use reshard_scenarios::{scenario, Error, Result, Rig, RigOptions, Server, Stop};
+use reshard_scenarios::oracle::{check_record, compare_when_quiet, helper_objects};
+use reshard_scenarios::{scenario, Error, Migration, Result, Rig, RigOptions, Server, Stop};
 
 /// Longest wait for one step of a migration.
 pub const STEP: Duration = Duration::from_secs(90);
@@ -126,4 +126,27 @@ pub async fn check_outcome(rig: &Rig, outcome: &Outcome) -> Result<()> {
         );
     }
     compare_when_quiet(rig, KEY, STEP).await
+}
+
+/// There, back and there again, with some transactions of each client in between.
+pub async fn switch_thrice(migration: &Migration, load: &Load) -> Result<()> {
+    for number in 0..3 {
+        match number % 2 {
+            0 => migration.cutover(STEP).await?,
+            _ => migration.rollback(STEP).await?,
+        }
+        load.each_acknowledged(25, STEP).await?;
+    }
+    Ok(())
+}
+
+/// Completes a migration; no helper object is left on any server.
+pub async fn complete_without_trace(rig: &Rig, migration: &Migration) -> Result<()> {
+    migration.complete(STEP).await?;
+    for server in rig.servers() {
+        let fenced = rig.sources().iter().any(|s| s.name() == server.name());
+        let left = helper_objects(server, fenced).await?;
+        assert_eq!(left, Vec::<String>::new(), "{}", server.name());
+    }
+    Ok(())
 }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use reshard_scenarios::load::{Active, Load, LoadOptions};
 use reshard_scenarios::migration::{declare_shards, PUBLICATION};
-use reshard_scenarios::oracle::{helper_objects, Footprint};
+use reshard_scenarios::oracle::Footprint;
 use reshard_scenarios::placement::Placement;
 use reshard_scenarios::wait::{wait_for, Seen};
 use reshard_scenarios::{Error, Migration, Result, Rig, RigOptions};
 
 use super::common::{
-    application, application_of_several, check_outcome, run, with_extension, STEP,
+    application, application_of_several, check_outcome, complete_without_trace, run, switch_thrice,
+    with_extension, STEP,
 };
 
 /// There, back and there again under writers, which update one of the key's columns.
@@ -21,24 +22,12 @@ async fn switches_under_writers(rig: Arc<Rig>) -> Result<()> {
     let migration = Migration::start(&rig, false).await?;
     migration.watch(&["replicating"], STEP).await?;
     migration.verify(STEP).await?;
-    for number in 0..3 {
-        match number % 2 {
-            0 => migration.cutover(STEP).await?,
-            _ => migration.rollback(STEP).await?,
-        }
-        load.each_acknowledged(25, STEP).await?;
-    }
+    switch_thrice(&migration, &load).await?;
     let outcome = load.finish().await?;
     assert_eq!(outcome.active, Active::Shards);
     check_outcome(&rig, &outcome).await?;
     migration.verify(STEP).await?;
-    migration.complete(STEP).await?;
-    for server in rig.servers() {
-        let fenced = rig.sources().iter().any(|s| s.name() == server.name());
-        let left = helper_objects(server, fenced).await?;
-        assert_eq!(left, Vec::<String>::new(), "{}", server.name());
-    }
-    Ok(())
+    complete_without_trace(&rig, &migration).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use reshard_scenarios::load::{tenants, Active, Load, LoadOptions};
 use reshard_scenarios::migration::{DESTINATION, PUBLICATION};
-use reshard_scenarios::oracle::{compare_when_quiet, helper_objects, Footprint};
+use reshard_scenarios::oracle::{compare_when_quiet, Footprint};
 use reshard_scenarios::placement::Placement;
 use reshard_scenarios::{Error, Migration, Result, Rig, RigOptions, Server, SqlError};
 
 use super::common::{
-    application, application_of_several, check_outcome, run, with_extension, KEY, STEP,
+    application, application_of_several, check_outcome, complete_without_trace, run, switch_thrice,
+    with_extension, KEY, STEP,
 };
 
 const FOLLOWERS: u32 = 6;
@@ -36,23 +37,11 @@ async fn switches_under_writers(rig: Arc<Rig>) -> Result<()> {
     load.each_acknowledged(15, STEP).await?;
     let migration = Migration::start(&rig, false).await?;
     migration.watch(&["replicating"], STEP).await?;
-    for number in 0..3 {
-        match number % 2 {
-            0 => migration.cutover(STEP).await?,
-            _ => migration.rollback(STEP).await?,
-        }
-        load.each_acknowledged(25, STEP).await?;
-    }
+    switch_thrice(&migration, &load).await?;
     let outcome = load.finish().await?;
     assert_eq!(outcome.active, Active::Shards);
     check_outcome(&rig, &outcome).await?;
-    migration.complete(STEP).await?;
-    for server in rig.servers() {
-        let fenced = rig.sources().iter().any(|s| s.name() == server.name());
-        let left = helper_objects(server, fenced).await?;
-        assert_eq!(left, Vec::<String>::new(), "{}", server.name());
-    }
-    Ok(())
+    complete_without_trace(&rig, &migration).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
