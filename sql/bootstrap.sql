@@ -176,6 +176,10 @@ CREATE TABLE reshard.task (
 COMMENT ON TABLE reshard.task IS 'one row per background task; the view reshard.tasks shows it';
 COMMENT ON COLUMN reshard.task.stopped IS 'the task was stopped by reshard_stop_task() and waits for reshard_resume()';
 CREATE INDEX task_parent ON reshard.task (parent_id);
+-- The fence is one for the whole database, so one migration at a time.
+CREATE UNIQUE INDEX task_live_migration ON reshard.task ((true))
+ WHERE parent_id IS NULL AND type IN ('reshard', 'copy_data', 'replicate')
+   AND status IN ('pending', 'running', 'failed');
 
 CREATE TABLE reshard.intent (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -3,6 +3,7 @@ use pgrx::prelude::*;
 use pgrx::JsonB;
 
 use crate::api::admin;
+use crate::api::argument::given;
 use crate::error::{Error, Result};
 use crate::pg::db::{self, Arg};
 use crate::pg::report::or_raise;
@@ -20,9 +21,10 @@ use crate::state::{traffic, verification};
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_cutover(
     task_id: default!(Option<i64>, "NULL"),
-    dry_run: default!(bool, false),
-    options: default!(JsonB, "'{}'"),
+    dry_run: default!(Option<bool>, false),
+    options: default!(Option<JsonB>, "'{}'"),
 ) -> i64 {
+    let (dry_run, options) = (given(dry_run, "dry_run"), given(options, "options"));
     or_raise(args(dry_run, options.0).and_then(|args| cutover(task_id, &args)))
 }
 
@@ -144,7 +146,8 @@ fn ask_switch(root: &Task, verb: Verb, args: &Args) -> Result<i64> {
 /// 42704 for an unknown task, 55000 before the switch.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn reshard_complete(task_id: i64) -> i64 {
+fn reshard_complete(task_id: Option<i64>) -> i64 {
+    let task_id = given(task_id, "task_id");
     or_raise(admin::require_workers().and_then(|()| {
         let root = task::load_root(task_id)?;
         require_migration(&root)?;
@@ -177,7 +180,8 @@ fn reshard_complete(task_id: i64) -> i64 {
 /// 42704 for an unknown task, 55000 after the switch.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn reshard_cancel(task_id: i64) -> i64 {
+fn reshard_cancel(task_id: Option<i64>) -> i64 {
+    let task_id = given(task_id, "task_id");
     or_raise(admin::require_workers().and_then(|()| {
         let root = task::load_root(task_id)?;
         if root.status.is_final() {
@@ -205,7 +209,8 @@ fn reshard_cancel(task_id: i64) -> i64 {
 /// 42704 for an unknown task.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn reshard_stop_task(task_id: i64) -> i64 {
+fn reshard_stop_task(task_id: Option<i64>) -> i64 {
+    let task_id = given(task_id, "task_id");
     or_raise(admin::require_workers().and_then(|()| {
         let root = task::load_root(task_id)?;
         if root.status.is_final() || root.stopped {
@@ -223,7 +228,8 @@ fn reshard_stop_task(task_id: i64) -> i64 {
 /// 42704 for an unknown task, 55000 for one that has ended.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn reshard_resume(task_id: i64) -> i64 {
+fn reshard_resume(task_id: Option<i64>) -> i64 {
+    let task_id = given(task_id, "task_id");
     or_raise(admin::require_workers().and_then(|()| {
         let root = task::load_root(task_id)?;
         if root.status.is_final() {
@@ -256,8 +262,8 @@ fn reshard_resume(task_id: i64) -> i64 {
 /// 55000 while a migration uses it.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn reshard_unfence(cluster: &str) {
-    or_raise(unfence(cluster));
+fn reshard_unfence(cluster: Option<&str>) {
+    or_raise(unfence(given(cluster, "cluster")));
 }
 
 fn unfence(name: &str) -> Result<()> {
@@ -285,7 +291,8 @@ fn unfence(name: &str) -> Result<()> {
            END LOOP; END $unfence$",
     )?;
     db::execute("DELETE FROM reshard.traffic WHERE name = $1", &[Arg::Text(name)])?;
-    db::run("SELECT pg_catalog.setval('reshard.latch', 1, true)")
+    // Unlike setval(), taken back by a ROLLBACK; and it keeps nobody from reading.
+    db::run("ALTER SEQUENCE reshard.latch RESTART WITH 1")
 }
 
 fn require_migration(root: &Task) -> Result<()> {

@@ -3,6 +3,7 @@ use std::collections::HashMap;
 
 use pgrx::prelude::*;
 
+use crate::api::argument::given;
 use crate::api::{admin, shards};
 use crate::cluster::Method;
 use crate::error::{Error, Kind, Result};
@@ -21,22 +22,30 @@ use crate::state::mapping::{self, KeyType, Mapping, What};
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_map_values(
-    cluster: &str,
-    column_name: &str,
-    key_values: Vec<Option<String>>,
-    shard: i32,
+    cluster: Option<&str>,
+    column_name: Option<&str>,
+    key_values: Option<Vec<Option<String>>>,
+    shard: Option<i32>,
 ) {
-    or_raise(map(cluster, column_name, &[Method::List], values(key_values), shard));
+    let column = Column::by(cluster, column_name, &[Method::List]);
+    let what = values(given(key_values, "key_values"));
+    or_raise(map(column, what, given(shard, "shard")));
 }
 
 /// Takes mappings of single keys back.
 ///
 /// # Errors
-/// As [`reshard_map_values`].
+/// 42704 where the column is no sharding key by list; 55000 while a migration uses the
+/// cluster.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn reshard_unmap_values(cluster: &str, column_name: &str, key_values: Vec<Option<String>>) {
-    or_raise(unmap(cluster, column_name, &[Method::List], values(key_values)));
+fn reshard_unmap_values(
+    cluster: Option<&str>,
+    column_name: Option<&str>,
+    key_values: Option<Vec<Option<String>>>,
+) {
+    let column = Column::by(cluster, column_name, &[Method::List]);
+    or_raise(unmap(column, values(given(key_values, "key_values"))));
 }
 
 /// Maps the keys from `lower` up to, but not with, `upper` to a shard; null is no bound.
@@ -46,28 +55,30 @@ fn reshard_unmap_values(cluster: &str, column_name: &str, key_values: Vec<Option
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_map_range(
-    cluster: &str,
-    column_name: &str,
+    cluster: Option<&str>,
+    column_name: Option<&str>,
     lower: Option<String>,
     upper: Option<String>,
-    shard: i32,
+    shard: Option<i32>,
 ) {
-    or_raise(map(cluster, column_name, &[Method::Range], range(lower, upper), shard));
+    let column = Column::by(cluster, column_name, &[Method::Range]);
+    or_raise(map(column, range(lower, upper), given(shard, "shard")));
 }
 
 /// Takes the mapping of a range back.
 ///
 /// # Errors
-/// As [`reshard_map_range`].
+/// As [`reshard_unmap_values`].
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_unmap_range(
-    cluster: &str,
-    column_name: &str,
+    cluster: Option<&str>,
+    column_name: Option<&str>,
     lower: Option<String>,
     upper: Option<String>,
 ) {
-    or_raise(unmap(cluster, column_name, &[Method::Range], range(lower, upper)));
+    let column = Column::by(cluster, column_name, &[Method::Range]);
+    or_raise(unmap(column, range(lower, upper)));
 }
 
 /// Says which shard has all keys that nothing else is said about, null among them.
@@ -76,20 +87,35 @@ fn reshard_unmap_range(
 /// As [`reshard_map_values`].
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn reshard_map_default(cluster: &str, column_name: &str, shard: i32) {
-    let methods = [Method::List, Method::Range];
-    or_raise(map(cluster, column_name, &methods, vec![What::Default], shard));
+fn reshard_map_default(cluster: Option<&str>, column_name: Option<&str>, shard: Option<i32>) {
+    let column = Column::by(cluster, column_name, &[Method::List, Method::Range]);
+    or_raise(map(column, vec![What::Default], given(shard, "shard")));
 }
 
 /// Takes the default back: other keys have no shard.
 ///
 /// # Errors
-/// As [`reshard_map_default`].
+/// As [`reshard_unmap_values`].
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn reshard_unmap_default(cluster: &str, column_name: &str) {
-    let methods = [Method::List, Method::Range];
-    or_raise(unmap(cluster, column_name, &methods, vec![What::Default]));
+fn reshard_unmap_default(cluster: Option<&str>, column_name: Option<&str>) {
+    let column = Column::by(cluster, column_name, &[Method::List, Method::Range]);
+    or_raise(unmap(column, vec![What::Default]));
+}
+
+/// The column that keys are mapped of.
+#[derive(Clone, Copy)]
+struct Column<'a> {
+    cluster: &'a str,
+    name: &'a str,
+    /// It must be a sharding key by one of these.
+    methods: &'a [Method],
+}
+
+impl<'a> Column<'a> {
+    fn by(cluster: Option<&'a str>, name: Option<&'a str>, methods: &'a [Method]) -> Self {
+        Self { cluster: given(cluster, "cluster"), name: given(name, "column_name"), methods }
+    }
 }
 
 fn values(keys: Vec<Option<String>>) -> Vec<What> {
@@ -100,7 +126,8 @@ fn range(lower_bound: Option<String>, upper_bound: Option<String>) -> Vec<What> 
     vec![What::Range { lower_bound, upper_bound }]
 }
 
-fn map(name: &str, column: &str, methods: &[Method], what: Vec<What>, shard: i32) -> Result<()> {
+fn map(column: Column<'_>, what: Vec<What>, shard: i32) -> Result<()> {
+    let Column { cluster: name, name: column, methods } = column;
     admin::require()?;
     shards::refuse_while_used(name)?;
     let shard = declared(name, shard)?;
@@ -130,17 +157,35 @@ fn map(name: &str, column: &str, methods: &[Method], what: Vec<What>, shard: i32
     Ok(())
 }
 
-fn unmap(name: &str, column: &str, methods: &[Method], what: Vec<What>) -> Result<()> {
+fn unmap(column: Column<'_>, what: Vec<What>) -> Result<()> {
+    let Column { cluster: name, name: column, methods } = column;
     admin::require()?;
     shards::refuse_while_used(name)?;
     method_of(name, column, methods)?;
     let types = mapping::types(name, column)?;
-    for what in readable(column, &types, what)? {
-        if !mapping::delete(name, column, &what)? {
+    for what in what {
+        // As it was typed when the column had no type, or several; then as its type has it.
+        let as_typed = mapping::delete(name, column, &what)?;
+        let as_kept = match kept(&types, &what)? {
+            Some(kept) if kept != what => mapping::delete(name, column, &kept)?,
+            _ => false,
+        };
+        if !as_typed && !as_kept {
             notice!("{} of column \"{column}\" is not mapped", shown(&what));
         }
     }
     Ok(())
+}
+
+/// The form that is kept where the column has one type; none where it has not, or the texts
+/// can't be read as that.
+fn kept(types: &[KeyType], what: &What) -> Result<Option<What>> {
+    let [key_type] = types else { return Ok(None) };
+    let read = mapping::read(&texts_of(what), key_type.oid)?;
+    if read.iter().any(|r| r.error.is_some()) {
+        return Ok(None);
+    }
+    Ok(Some(in_form(what.clone(), &mut read.into_iter().filter_map(|r| r.key))))
 }
 
 /// The number of a declared shard.

@@ -1,6 +1,7 @@
 //! The SQL functions, one file per family. Thin: they check what can be checked
 //! at once, write an intent, and wake a worker for after the commit.
 mod admin;
+mod argument;
 mod control;
 mod ddl;
 mod mapping;

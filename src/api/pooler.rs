@@ -2,6 +2,7 @@
 use pgrx::prelude::*;
 
 use crate::api::admin;
+use crate::api::argument::given;
 use crate::error::{Error, Result};
 use crate::pg::db::{self, Arg};
 use crate::pg::report::or_raise;
@@ -13,8 +14,9 @@ use crate::pg::report::or_raise;
 /// 22023 for a state other than `open` and `paused`.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn reshard_pooler_ack(pooler: &str, epoch: i64, state: &str) {
-    or_raise(acknowledge(pooler, epoch, state));
+fn reshard_pooler_ack(pooler: Option<&str>, epoch: Option<i64>, state: Option<&str>) {
+    let (pooler, epoch) = (given(pooler, "pooler"), given(epoch, "epoch"));
+    or_raise(acknowledge(pooler, epoch, given(state, "state")));
 }
 
 fn acknowledge(pooler: &str, epoch: i64, state: &str) -> Result<()> {

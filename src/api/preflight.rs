@@ -4,6 +4,7 @@ use pgrx::prelude::*;
 use pgrx::JsonB;
 
 use crate::api::admin;
+use crate::api::argument::given;
 use crate::error::Result;
 use crate::pg::report::or_raise;
 use crate::preflight::{self, Verb};
@@ -18,10 +19,10 @@ use crate::state::options::Options;
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_preflight(
-    source: &str,
-    destination: &str,
-    publication: &str,
-    options: default!(JsonB, "'{}'"),
+    source: Option<&str>,
+    destination: Option<&str>,
+    publication: Option<&str>,
+    options: default!(Option<JsonB>, "'{}'"),
 ) -> TableIterator<
     'static,
     (
@@ -32,6 +33,9 @@ fn reshard_preflight(
         name!(hint, Option<String>),
     ),
 > {
+    let (source, destination) = (given(source, "source"), given(destination, "destination"));
+    let publication = given(publication, "publication");
+    let options = given(options, "options");
     let findings = or_raise(admin::require().and_then(|()| {
         let options = Options::from_user(options.0)?;
         let (source, destination) = (cluster::load(source)?, cluster::load(destination)?);

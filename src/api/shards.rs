@@ -3,6 +3,7 @@ use pgrx::prelude::*;
 use pgrx::PgRelation;
 
 use crate::api::admin;
+use crate::api::argument::given;
 use crate::cluster::{Method, ShardingRule};
 use crate::error::{Error, Kind, Result};
 use crate::pg::db::{self, Arg};
@@ -19,8 +20,9 @@ use crate::state::{cluster, mapping, task};
 /// 28xxx where it can't be reached with that connection string.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn reshard_add_shard(cluster: &str, shard: i32, conninfo: &str) {
-    or_raise(add_shard(cluster, shard, conninfo));
+fn reshard_add_shard(cluster: Option<&str>, shard: Option<i32>, conninfo: Option<&str>) {
+    let (cluster, shard) = (given(cluster, "cluster"), given(shard, "shard"));
+    or_raise(add_shard(cluster, shard, given(conninfo, "conninfo")));
 }
 
 fn add_shard(name: &str, shard: i32, conninfo: &str) -> Result<()> {
@@ -85,8 +87,8 @@ pub(super) fn refuse_while_used(name: &str) -> Result<()> {
 /// 55000 while a migration uses its cluster.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
-fn reshard_drop_shard(cluster: &str, shard: i32) {
-    or_raise(drop_shard(cluster, shard));
+fn reshard_drop_shard(cluster: Option<&str>, shard: Option<i32>) {
+    or_raise(drop_shard(given(cluster, "cluster"), given(shard, "shard")));
 }
 
 fn drop_shard(name: &str, shard: i32) -> Result<()> {
@@ -112,14 +114,15 @@ fn drop_shard(name: &str, shard: i32) -> Result<()> {
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_set_sharding_key(
-    cluster: &str,
-    column_name: &str,
-    method: default!(&str, "'hash'"),
+    cluster: Option<&str>,
+    column_name: Option<&str>,
+    method: default!(Option<&str>, "'hash'"),
     relation: default!(Option<PgRelation>, "NULL"),
 ) {
+    let (cluster, method) = (given(cluster, "cluster"), given(method, "method"));
     let relation = relation.map(|r| qualified(&r));
     or_raise(
-        one_column(column_name)
+        one_column(given(column_name, "column_name"))
             .and_then(|columns| set_sharding_key(cluster, columns, method, relation)),
     );
 }
@@ -133,14 +136,15 @@ fn reshard_set_sharding_key(
 #[pg_extern(name = "reshard_set_sharding_key", security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_set_sharding_key_columns(
-    cluster: &str,
-    column_names: Vec<Option<String>>,
-    method: default!(&str, "'hash'"),
+    cluster: Option<&str>,
+    column_names: Option<Vec<Option<String>>>,
+    method: default!(Option<&str>, "'hash'"),
     relation: default!(Option<PgRelation>, "NULL"),
 ) {
+    let (cluster, method) = (given(cluster, "cluster"), given(method, "method"));
     let relation = relation.map(|r| qualified(&r));
     or_raise(
-        several_columns(column_names)
+        several_columns(given(column_names, "column_names"))
             .and_then(|columns| set_sharding_key(cluster, columns, method, relation)),
     );
 }
@@ -227,20 +231,27 @@ fn set_sharding_key(
 }
 
 /// Takes back a sharding key: tables that no other one covers go whole to every
-/// shard. `relation` as it was declared. Keys that were mapped of the column are forgotten
-/// where no other sharding key uses them.
+/// shard. `relation` as it was declared; `relation_name` is the name of a table that may be
+/// gone, with its schema. Keys that were mapped of the column are forgotten where no other
+/// sharding key uses them.
 ///
 /// # Errors
-/// 55000 while a migration uses the cluster.
+/// 22023 for a name without schema, or both ways to name a table; 55000 while a migration
+/// uses the cluster.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_drop_sharding_key(
-    cluster: &str,
-    column_name: &str,
+    cluster: Option<&str>,
+    column_name: Option<&str>,
     relation: default!(Option<PgRelation>, "NULL"),
+    relation_name: default!(Option<&str>, "NULL"),
 ) {
-    let relation = relation.map(|r| qualified(&r));
-    or_raise(drop_sharding_key(cluster, &[column_name.to_owned()], relation));
+    let cluster = given(cluster, "cluster");
+    let columns = [given(column_name, "column_name").to_owned()];
+    or_raise(
+        one_table(relation, relation_name)
+            .and_then(|table| drop_sharding_key(cluster, &columns, table)),
+    );
 }
 
 /// The same of several columns.
@@ -250,15 +261,46 @@ fn reshard_drop_sharding_key(
 #[pg_extern(name = "reshard_drop_sharding_key", security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_drop_sharding_key_columns(
-    cluster: &str,
-    column_names: Vec<Option<String>>,
+    cluster: Option<&str>,
+    column_names: Option<Vec<Option<String>>>,
     relation: default!(Option<PgRelation>, "NULL"),
+    relation_name: default!(Option<&str>, "NULL"),
 ) {
-    let relation = relation.map(|r| qualified(&r));
-    or_raise(
-        several_columns(column_names)
-            .and_then(|columns| drop_sharding_key(cluster, &columns, relation)),
-    );
+    let cluster = given(cluster, "cluster");
+    let columns = given(column_names, "column_names");
+    or_raise(several_columns(columns).and_then(|columns| {
+        let table = one_table(relation, relation_name)?;
+        drop_sharding_key(cluster, &columns, table)
+    }));
+}
+
+/// The table that is meant, if any: one that is there, or one by its name alone.
+fn one_table(
+    relation: Option<PgRelation>,
+    name: Option<&str>,
+) -> Result<Option<(String, String)>> {
+    match (relation, name) {
+        (Some(_), Some(_)) => Err(Error::argument("relation and relation_name are both given")
+            .hint("Name a table in one way: relation_name is for one that is gone.")),
+        (Some(relation), None) => Ok(Some(qualified(&relation))),
+        (None, Some(name)) => with_schema(name).map(Some),
+        (None, None) => Ok(None),
+    }
+}
+
+/// Schema and name of a table in one text.
+fn with_schema(name: &str) -> Result<(String, String)> {
+    let parts: Vec<String> = db::rows(
+        "SELECT pg_catalog.to_jsonb(p.part) \
+           FROM pg_catalog.unnest(pg_catalog.parse_ident($1)) WITH ORDINALITY AS p (part, nr) \
+          ORDER BY p.nr",
+        &[Arg::Text(name)],
+    )?;
+    match <[String; 2]>::try_from(parts) {
+        Ok([schema, table]) => Ok((schema, table)),
+        Err(_) => Err(Error::argument(format!("relation_name \"{name}\" names no schema"))
+            .hint("Give it as schema.table; reshard.clusters shows it so.")),
+    }
 }
 
 fn drop_sharding_key(

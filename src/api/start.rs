@@ -2,10 +2,12 @@
 use pgrx::prelude::*;
 use pgrx::JsonB;
 
+use crate::api::argument::given;
 use crate::api::{admin, preflight};
 use crate::error::{Error, Result};
 use crate::pg::report::or_raise;
 use crate::pg::shmem;
+use crate::pg::xact::with_new_snapshot;
 use crate::preflight::Verb;
 use crate::schema;
 use crate::state::options::Options;
@@ -20,13 +22,16 @@ use crate::state::{cluster, traffic};
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_start(
-    source: &str,
-    destination: &str,
-    publication: &str,
-    auto_cutover: default!(bool, true),
-    options: default!(JsonB, "'{}'"),
+    source: Option<&str>,
+    destination: Option<&str>,
+    publication: Option<&str>,
+    auto_cutover: default!(Option<bool>, true),
+    options: default!(Option<JsonB>, "'{}'"),
 ) -> i64 {
-    or_raise(options_of(options).and_then(|options| {
+    let auto_cutover = given(auto_cutover, "auto_cutover");
+    let (source, destination) = (given(source, "source"), given(destination, "destination"));
+    let publication = given(publication, "publication");
+    or_raise(options_of(given(options, "options")).and_then(|options| {
         let options = Options { auto_cutover, ..options };
         start(Type::Reshard, source, destination, publication, options)
     }))
@@ -40,13 +45,15 @@ fn reshard_start(
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_copy_data(
-    source: &str,
-    destination: &str,
-    publication: &str,
+    source: Option<&str>,
+    destination: Option<&str>,
+    publication: Option<&str>,
     slot_name: default!(Option<String>, "NULL"),
-    options: default!(JsonB, "'{}'"),
+    options: default!(Option<JsonB>, "'{}'"),
 ) -> i64 {
-    or_raise(options_of(options).and_then(|options| {
+    let (source, destination) = (given(source, "source"), given(destination, "destination"));
+    let publication = given(publication, "publication");
+    or_raise(options_of(given(options, "options")).and_then(|options| {
         if slot_name.is_some() {
             return Err(Error::argument("a copy can't begin at an existing slot")
                 .detail("A slot that exists has no snapshot to copy from any more.")
@@ -63,13 +70,15 @@ fn reshard_copy_data(
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_replicate(
-    source: &str,
-    destination: &str,
-    publication: &str,
+    source: Option<&str>,
+    destination: Option<&str>,
+    publication: Option<&str>,
     slot_name: default!(Option<String>, "NULL"),
-    options: default!(JsonB, "'{}'"),
+    options: default!(Option<JsonB>, "'{}'"),
 ) -> i64 {
-    or_raise(options_of(options).and_then(|options| {
+    let (source, destination) = (given(source, "source"), given(destination, "destination"));
+    let publication = given(publication, "publication");
+    or_raise(options_of(given(options, "options")).and_then(|options| {
         if let Some(slot) = &slot_name {
             require_slot(slot)?;
         }
@@ -85,14 +94,17 @@ fn reshard_replicate(
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_schema_sync(
-    phase: &str,
-    source: &str,
-    destination: &str,
-    publication: &str,
-    dry_run: default!(bool, false),
-    options: default!(JsonB, "'{}'"),
+    phase: Option<&str>,
+    source: Option<&str>,
+    destination: Option<&str>,
+    publication: Option<&str>,
+    dry_run: default!(Option<bool>, false),
+    options: default!(Option<JsonB>, "'{}'"),
 ) -> i64 {
-    or_raise(options_of(options).and_then(|options| {
+    let (phase, dry_run) = (given(phase, "phase"), given(dry_run, "dry_run"));
+    let (source, destination) = (given(source, "source"), given(destination, "destination"));
+    let publication = given(publication, "publication");
+    or_raise(options_of(given(options, "options")).and_then(|options| {
         schema::Phase::parse(phase)?;
         let options = Options { schema_phase: Some(phase.to_owned()), dry_run, ..options };
         start(Type::SchemaSync, source, destination, publication, options)
@@ -129,7 +141,7 @@ fn start(
         _ => Verb::CopyData,
     };
     let options = preflight::refuse(verb, source, destination, publication, options)?;
-    let id = task::insert(&NewTask {
+    let begun = task::begin(&NewTask {
         kind,
         parent_id: None,
         phase: kind.first_phase(),
@@ -138,8 +150,14 @@ fn start(
         publication,
         options,
     })?;
-    shmem::wake_after_commit();
-    Ok(id)
+    if let Some(id) = begun {
+        shmem::wake_after_commit();
+        return Ok(id);
+    }
+    // Another one was started while this one looked around.
+    with_new_snapshot(|| running(kind, source, destination, publication))?.ok_or_else(|| {
+        Error::state("another migration uses this database").hint("See reshard.tasks.")
+    })
 }
 
 /// The task that does this already; an error where another one is in the way: the

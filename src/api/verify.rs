@@ -2,6 +2,7 @@
 use pgrx::prelude::*;
 
 use crate::api::admin;
+use crate::api::argument::given;
 use crate::error::{Error, Result};
 use crate::pg::report::or_raise;
 use crate::pg::shmem;
@@ -32,7 +33,7 @@ fn reshard_verify(
     sample_percent: Option<f64>,
 ) -> i64 {
     let tables = tables.map(|oids| oids.into_iter().map(|oid| oid.to_u32()).collect::<Vec<_>>());
-    or_raise(verify(task_id, tables.as_deref(), sample_percent.unwrap_or(100.0)))
+    or_raise(verify(task_id, tables.as_deref(), given(sample_percent, "sample_percent")))
 }
 
 fn verify(id: Option<i64>, tables: Option<&[u32]>, sample: f64) -> Result<i64> {

@@ -5,6 +5,7 @@ use pgrx::datum::Interval;
 use pgrx::prelude::*;
 
 use crate::api::admin;
+use crate::api::argument::given;
 use crate::error::{Error, Kind, Result};
 use crate::pg::index_safe::IndexSafe;
 use crate::pg::interrupt;
@@ -24,11 +25,11 @@ const PERIOD_MS: i64 = 50;
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_wait(
-    task_id: i64,
-    until: default!(&str, "'done'"),
+    task_id: Option<i64>,
+    until: default!(Option<&str>, "'done'"),
     timeout: default!(Option<Interval>, "NULL"),
 ) -> String {
-    or_raise(wait_for(task_id, until, timeout))
+    or_raise(wait_for(given(task_id, "task_id"), given(until, "until"), timeout))
 }
 
 fn wait_for(id: i64, until: &str, timeout: Option<Interval>) -> Result<String> {
@@ -41,8 +42,8 @@ fn wait_for(id: i64, until: &str, timeout: Option<Interval>) -> Result<String> {
         "done" => None,
         phase => Some(Phase::parse(phase)?),
     };
-    if wait::is_own(id)? {
-        return Err(Error::state(format!("task {id} is not committed yet"))
+    if with_new_snapshot(|| wait::is_own(id))? {
+        return Err(Error::state(format!("what was asked of task {id} is not committed yet"))
             .detail("A worker sees it after the commit of the transaction that asked for it.")
             .hint("Wait for it in a statement, and a transaction, of its own."));
     }

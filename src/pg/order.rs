@@ -10,6 +10,8 @@ use crate::cluster::keymap::{Conflict, Range};
 use crate::cluster::{KeyMap, ShardNo};
 use crate::error::{Error, Kind, Result};
 use crate::pg::scan::{Attribute, Row};
+use crate::pg::settings;
+use crate::pg::value::Value;
 use crate::remote::quote::literal;
 
 // Called many times inside of one guard; pgrx's own binding would add one each time.
@@ -30,6 +32,22 @@ pub struct KeyOrder {
     compare: *mut pg_sys::FmgrInfo,
 }
 
+/// What is said of other types as sharding keys by list or range.
+pub const ONLY_BUILT_IN: &str =
+    "Keys are read and compared by functions of PostgreSQL alone, so their type is a built-in one.";
+
+/// Whether a type belongs to PostgreSQL itself: its functions are nobody else's. A domain
+/// is none, nor is an enum or a type of an extension.
+pub fn is_built_in(type_oid: u32) -> bool {
+    type_oid < pg_sys::FirstNormalObjectId
+}
+
+fn type_name(type_oid: pg_sys::Oid) -> String {
+    unsafe { std::ffi::CStr::from_ptr(pg_sys::format_type_be(type_oid)) }
+        .to_string_lossy()
+        .into_owned()
+}
+
 /// A mapped key, with the text that people know it by.
 #[derive(Clone)]
 struct Named {
@@ -38,11 +56,21 @@ struct Named {
 }
 
 impl KeyOrder {
-    /// By the default btree operator class of a type.
+    /// By the default btree operator class of a type; values of a domain are read as its
+    /// base type's, so that none of its checks run.
     ///
     /// # Errors
-    /// 42704 where the type has none.
+    /// 42704 where the type has none, 0A000 where it is not built in.
     pub fn new(type_oid: pg_sys::Oid, collation: pg_sys::Oid) -> Result<Self> {
+        let type_oid = unsafe { pg_sys::getBaseType(type_oid) };
+        if !is_built_in(type_oid.to_u32()) {
+            return Err(Error::new(
+                Kind::Unsupported,
+                format!("type {} can't be placed by list or range", type_name(type_oid)),
+            )
+            .detail(ONLY_BUILT_IN)
+            .hint("Choose another sharding key."));
+        }
         let flags = pg_sys::TYPECACHE_CMP_PROC_FINFO as i32;
         let compare = unsafe {
             let entry = pg_sys::lookup_type_cache(type_oid, flags);
@@ -51,7 +79,7 @@ impl KeyOrder {
         if unsafe { (*compare).fn_oid } == pg_sys::InvalidOid {
             return Err(Error::new(
                 Kind::MissingObject,
-                format!("type {} has no order", type_oid.to_u32()),
+                format!("type {} has no order", type_name(type_oid)),
             )
             .detail("It has no default operator class for access method btree.")
             .hint("Choose another sharding key."));
@@ -60,15 +88,16 @@ impl KeyOrder {
     }
 
     /// A map of values of this type, sorted. They live as long as the current
-    /// memory context.
+    /// memory context. Texts are read in the same way in every session.
     ///
     /// # Errors
     /// 22023 where two mappings contradict each other, or a range is empty. A text that
     /// can't be read is an ERROR of the server.
     pub fn arrange(self, map: &KeyMap) -> Result<KeyMap<pg_sys::Datum>> {
-        let mut named = map.try_map(|text| {
+        let read = |text: &String| {
             Ok::<_, Error>(Named { datum: self.read(text)?, text: text.clone() })
-        })?;
+        };
+        let mut named = settings::with(settings::READING, || map.try_map(read))?;
         named.sort(|a, b| self.compare(a.datum, b.datum)).map_err(contradiction)?;
         named.try_map(|named| Ok(named.datum))
     }
@@ -182,16 +211,15 @@ impl KeySearch {
     }
 }
 
-/// The shard of a single value, by the default order of its type; `None` where no
-/// shard takes it. Null has no type to speak of.
+/// The shard of a single value, by the default order of its type and its collation; `None`
+/// where no shard takes it. Null has no type to speak of.
 ///
 /// # Errors
 /// As [`KeyOrder::new`] and [`KeyOrder::arrange`].
-pub fn shard_of_value(map: &KeyMap, value: Option<&pgrx::AnyElement>) -> Result<Option<ShardNo>> {
+pub fn shard_of_value(map: &KeyMap, value: Option<Value>) -> Result<Option<ShardNo>> {
     let Some(value) = value else { return Ok(map.shard_of_null()) };
-    let collation = unsafe { pg_sys::get_typcollation(value.oid()) };
-    let order = KeyOrder::new(value.oid(), collation)?;
-    Ok(order.shard_of(&order.arrange(map)?, value.datum()))
+    let order = KeyOrder::new(value.type_oid, value.collation)?;
+    Ok(order.shard_of(&order.arrange(map)?, value.datum))
 }
 
 /// Looks whether mapped keys contradict each other as values of a type; they can be read.

@@ -22,6 +22,16 @@ impl Value {
         Self { datum: element.datum(), type_oid, collation }
     }
 
+    /// Whether its type has a collation at all.
+    pub fn is_collatable(&self) -> bool {
+        self.collation != pg_sys::InvalidOid
+    }
+
+    /// The same under another collation.
+    pub fn under(self, collation: u32) -> Self {
+        Self { collation: pg_sys::Oid::from(collation), ..self }
+    }
+
     /// The fields of a row, `None` for null ones; `None` where the value is no row. They
     /// live as long as the current memory context.
     pub fn fields_of(element: &AnyElement) -> Option<Vec<Option<Self>>> {

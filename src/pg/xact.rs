@@ -60,6 +60,12 @@ pub fn with_new_snapshot<T>(read: impl FnOnce() -> Result<T>) -> Result<T> {
     outcome
 }
 
+/// Whether a transaction is the current one, or a subtransaction of it that has not been
+/// rolled back.
+pub fn is_current(xid: u32) -> bool {
+    unsafe { pg_sys::TransactionIdIsCurrentTransactionId(pg_sys::TransactionId::from_inner(xid)) }
+}
+
 fn run<T>(begin: impl FnOnce(), work: impl FnOnce() -> Result<T>) -> Result<T> {
     let outcome = PgTryBuilder::new(AssertUnwindSafe(|| {
         unsafe {

@@ -117,12 +117,17 @@ pub fn sharding_key_table(facts: &Facts<'_>) -> Vec<Finding> {
                 ))
                 .hint(format!(
                     "Add it: ALTER PUBLICATION {} ADD TABLE {}{}; or take the key back: SELECT \
-                     reshard_drop_sharding_key('{}', '{{{}}}'::text[], relation => '...');",
+                     reshard_drop_sharding_key('{}', ARRAY[{}], relation_name => {});",
                     ident(facts.publication),
                     schema.map_or(String::new(), |schema| format!("{}.", ident(schema))),
                     ident(table),
                     quoted(&facts.destination.name),
-                    quoted(&rule.column_names.join(","))
+                    rule.column_names.iter().map(|c| literal(c)).collect::<Vec<_>>().join(", "),
+                    literal(&format!(
+                        "{}{}",
+                        schema.map_or(String::new(), |schema| format!("{}.", ident(schema))),
+                        ident(table)
+                    )),
                 )),
             )
         })

@@ -22,6 +22,45 @@ const CLIENT_KEYWORDS: &[&str] = &[
     "channel_binding",
 ];
 
+/// Keywords that libpq knows besides, of any version (`PQconninfoOptions` of
+/// src/interfaces/libpq/fe-connect.c).
+const LIBPQ_KEYWORDS: &[&str] = &[
+    "application_name",
+    "client_encoding",
+    "connect_timeout",
+    "fallback_application_name",
+    "gssdelegation",
+    "gssencmode",
+    "gsslib",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "krbsrvname",
+    "load_balance_hosts",
+    "max_protocol_version",
+    "min_protocol_version",
+    "replication",
+    "require_auth",
+    "requirepeer",
+    "ssl_max_protocol_version",
+    "ssl_min_protocol_version",
+    "sslcert",
+    "sslcertmode",
+    "sslcompression",
+    "sslcrl",
+    "sslcrldir",
+    "sslkey",
+    "sslnegotiation",
+    "sslrootcert",
+    "sslsni",
+    "tcp_user_timeout",
+];
+
+/// Keywords that hold secrets which a declaration can't keep.
+const UNKEPT_SECRETS: &[&str] =
+    &["oauth_client_secret", "scram_client_key", "scram_server_key", "sslpassword"];
+
 /// Keywords whose value must never be shown.
 const SECRET_KEYWORDS: &[&str] = &["password", "sslpassword"];
 
@@ -46,10 +85,15 @@ impl Conninfo {
                 .detail("Keywords \"service\" and \"passfile\" name files that other servers can't read.")
                 .hint("Write host, port, dbname, user and password into the connection string."));
         }
-        if map.contains_key("sslpassword") {
-            return Err(Error::argument("connection string holds the password of a client key")
-                .detail("Keyword \"sslpassword\" can't be kept secret.")
-                .hint("Leave it out: reshard connects without TLS."));
+        if let Some(keyword) = UNKEPT_SECRETS.iter().find(|k| map.contains_key(**k)) {
+            return Err(Error::argument("connection string holds a secret besides the password")
+                .detail(format!("Keyword \"{keyword}\" can't be kept secret."))
+                .hint("Leave it out: reshard connects without TLS, with a password."));
+        }
+        let is_known =
+            |key: &String| [CLIENT_KEYWORDS, LIBPQ_KEYWORDS].iter().any(|k| k.contains(&key.as_str()));
+        if let Some(unknown) = map.keys().find(|key| !is_known(key)) {
+            return Err(bad(format!("There is no keyword \"{unknown}\"; keywords are lower-case.")));
         }
         Ok(Self(map))
     }
@@ -279,6 +323,16 @@ mod tests {
         assert_eq!(c.get("port"), Some("6000"));
         assert_eq!(c.get("dbname"), Some("db"));
         assert_eq!(c.get("sslmode"), Some("disable"));
+    }
+
+    #[test]
+    fn keywords_that_libpq_does_not_know_are_refused() {
+        for text in ["host=h pasword=hunter2", "host=h Password=hunter2", "postgresql://h/?pw=x"] {
+            let error = Conninfo::parse(text).unwrap_err();
+            assert_eq!(error.sqlstate(), "22023");
+            assert!(!format!("{error:?}").contains("hunter2"));
+        }
+        assert!(Conninfo::parse("host=h connect_timeout=3 keepalives=0").is_ok());
     }
 
     #[test]

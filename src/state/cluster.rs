@@ -93,7 +93,10 @@ pub fn declare(endpoint: &Endpoint) -> Result<bool> {
 
 /// Forgets a declaration; false where there was none.
 pub fn drop(cluster: &str, shard: u32) -> Result<bool> {
-    let exists = endpoints(cluster)?.iter().any(|e| e.shard == shard);
+    let exists = db::truth(
+        "SELECT true FROM reshard.declared_shard AS s WHERE s.cluster = $1 AND s.shard = $2",
+        &[Arg::Text(cluster), Arg::I64(i64::from(shard))],
+    )?;
     if exists {
         db::run(&format!("DROP SERVER {} CASCADE", ident(&server_name(cluster, shard)?)))?;
     }
@@ -107,6 +110,18 @@ pub fn rules(cluster: &str) -> Result<Vec<ShardingRule>> {
         "SELECT pg_catalog.to_jsonb(r) FROM reshard.sharding_rule AS r WHERE r.cluster_name = $1 \
           ORDER BY r.table_name IS NULL, pg_catalog.cardinality(r.column_names) DESC, r.rule_no",
         &[Arg::Text(cluster)],
+    )
+}
+
+/// The sharding key of a table, as the copy finds it; none where each shard has the table whole.
+///
+/// # Errors
+/// SPI's.
+pub fn rule_of(cluster: &str, relation: u32) -> Result<Option<ShardingRule>> {
+    db::row(
+        "SELECT pg_catalog.to_jsonb(k) FROM reshard.sharding_key_of($1::oid, $2) AS k \
+          WHERE k.column_names IS NOT NULL",
+        &[Arg::I64(i64::from(relation)), Arg::Text(cluster)],
     )
 }
 

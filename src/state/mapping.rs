@@ -9,6 +9,7 @@ use crate::cluster::topology::KeyMaps;
 use crate::cluster::{KeyMap, Method, ShardNo};
 use crate::error::Result;
 use crate::pg::db::{self, Arg};
+use crate::pg::order;
 
 /// Keys that are mapped to a shard.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -187,10 +188,24 @@ pub fn types(cluster: &str, column: &str) -> Result<Vec<KeyType>> {
            JOIN pg_catalog.pg_class AS c ON c.oid = a.attrelid AND c.relkind IN ('r', 'p') \
            JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
           WHERE r.cluster_name = $1 AND r.column_names = ARRAY[$2]::name[] AND r.method <> 'hash' \
-            AND c.oid >= 16384 AND n.nspname <> 'reshard' \
+            AND c.oid >= 16384 AND n.nspname <> 'reshard' AND c.relpersistence <> 't' \
             AND (r.table_name IS NULL OR c.relname = r.table_name AND n.nspname = r.schema_name)",
         &[Arg::Text(cluster), Arg::Text(column)],
     )
+}
+
+/// Number of the collation of a table's column, 0 where its type has none; none without
+/// such a column.
+///
+/// # Errors
+/// SPI's.
+pub fn collation_of(relation: u32, column: &str) -> Result<Option<u32>> {
+    let collation = db::bigint(
+        "SELECT a.attcollation::bigint FROM pg_catalog.pg_attribute AS a \
+          WHERE a.attrelid = $1::oid AND a.attname = $2 AND a.attnum > 0 AND NOT a.attisdropped",
+        &[Arg::I64(i64::from(relation)), Arg::Text(column)],
+    )?;
+    Ok(collation.and_then(|oid| u32::try_from(oid).ok()))
 }
 
 /// A key read as a value of a type: its text, the same whatever the session's settings are.
@@ -202,11 +217,16 @@ pub struct ReadKey {
     pub error: Option<String>,
 }
 
-/// Reads keys as values of a type, in their order.
+/// Reads keys as values of a type, in their order. Those of a type that is not built in are
+/// not even tried: a domain's checks, say, are code of whoever made it.
 ///
 /// # Errors
 /// SPI's; a key that can't be read is no error here.
 pub fn read(keys: &[&str], type_oid: u32) -> Result<Vec<ReadKey>> {
+    if !order::is_built_in(type_oid) {
+        let error = Some("only keys of built-in types are mapped".to_owned());
+        return Ok(vec![ReadKey { key: None, error }; keys.len()]);
+    }
     db::rows(
         "SELECT pg_catalog.jsonb_build_object('key', r.key, 'error', r.error) \
            FROM pg_catalog.unnest($1) WITH ORDINALITY AS k (key, nr) \

@@ -206,9 +206,15 @@ pub struct NewTask<'a> {
 
 /// Writes a task, status `pending`; a worker takes it up after the commit.
 pub fn insert(new: &NewTask<'_>) -> Result<i64> {
+    begin(new)?.ok_or_else(|| Error::internal("the new task has no id"))
+}
+
+/// Writes a new task; none where it is a migration and the database has one that has not
+/// ended. Waits for a transaction that is about to write one.
+pub fn begin(new: &NewTask<'_>) -> Result<Option<i64>> {
     db::bigint(
         "INSERT INTO reshard.task (parent_id, type, phase, source, destination, publication, options) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING id",
+         VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING RETURNING id",
         &[
             Arg::OptI64(new.parent_id),
             Arg::Text(new.kind.as_str()),
@@ -218,8 +224,7 @@ pub fn insert(new: &NewTask<'_>) -> Result<i64> {
             Arg::Text(new.publication),
             Arg::Json(serde_json::to_value(&new.options)?),
         ],
-    )?
-    .ok_or_else(|| Error::internal("the new task has no id"))
+    )
 }
 
 /// The task of that number.

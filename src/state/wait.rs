@@ -1,6 +1,7 @@
 //! What `reshard_wait()` asks, besides the task itself.
 use crate::error::Result;
 use crate::pg::db::{self, Arg};
+use crate::pg::xact::is_current;
 
 /// Whether this transaction sees one state only.
 pub fn snapshot_is_fixed() -> Result<bool> {
@@ -15,11 +16,17 @@ pub fn has_intents(task: i64) -> Result<bool> {
     )
 }
 
-/// Whether the current transaction itself made the task.
+/// Whether the current transaction itself, in a subtransaction maybe, has made or changed
+/// the task, or has asked something of it that waits for a worker.
 pub fn is_own(task: i64) -> Result<bool> {
-    db::truth(
-        "SELECT t.xmin::text = pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.xid::text \
-           FROM reshard.task AS t WHERE t.id = $1",
+    let written: Vec<u32> = db::rows(
+        "SELECT pg_catalog.to_jsonb(w.xid::text::bigint) \
+           FROM (SELECT t.xmin FROM reshard.task AS t WHERE t.id = $1 \
+                  UNION ALL \
+                 SELECT i.xmin FROM reshard.task AS t \
+                   JOIN reshard.intent AS i ON i.task_id IN (t.id, t.parent_id) \
+                  WHERE t.id = $1 AND i.handled_at IS NULL) AS w (xid)",
         &[Arg::I64(task)],
-    )
+    )?;
+    Ok(written.into_iter().any(is_current))
 }
