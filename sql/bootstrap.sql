@@ -298,6 +298,7 @@ CREATE TABLE reshard.copy_table (
     source_key name[],
     source_method text,
     row_filter text,
+    filter_columns name[] NOT NULL DEFAULT '{}',
     format text NOT NULL DEFAULT 'binary' CHECK (format IN ('binary', 'text')),
     identity text NOT NULL DEFAULT 'd',
     identity_index name,
@@ -319,6 +320,7 @@ COMMENT ON COLUMN reshard.copy_table.source_method IS 'how values of source_key 
 COMMENT ON COLUMN reshard.copy_table.source_key IS 'sharding key of a source cluster of several shards; null where each of its shards has the table whole, or where there is one';
 COMMENT ON COLUMN reshard.copy_table.relation IS 'oid in this database';
 COMMENT ON COLUMN reshard.copy_table.row_filter IS 'row filter of the user''s publication, as an expression over the table''s columns';
+COMMENT ON COLUMN reshard.copy_table.filter_columns IS 'columns that row_filter looks at';
 COMMENT ON COLUMN reshard.copy_table.identity IS 'pg_class.relreplident as it was before the migration';
 COMMENT ON COLUMN reshard.copy_table.identity_index IS 'the index that was the replica identity, where identity is i';
 COMMENT ON COLUMN reshard.copy_table.status IS

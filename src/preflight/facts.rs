@@ -243,6 +243,10 @@ pub struct Table {
     pub key_columns: Vec<KeyColumn>,
     /// Row filter of the publication.
     pub row_filter: Option<String>,
+    /// The columns that it looks at.
+    pub filter_columns: Vec<String>,
+    /// Columns that the publication covers.
+    pub published: Vec<String>,
     /// `full`, `index`, `primary key` or `none`.
     pub identity: String,
     pub identity_columns: Vec<String>,
@@ -250,7 +254,10 @@ pub struct Table {
     pub identity_candidates: Vec<Candidate>,
     /// Columns that are never null.
     pub not_null: Vec<String>,
-    pub has_primary_key: bool,
+    /// It has a primary key, all of it published.
+    pub publishes_primary_key: bool,
+    /// Published columns of types without equality.
+    pub incomparable: Vec<String>,
     pub column_list: bool,
     /// It has stored generated columns, where the server publishes none of them as identity.
     pub generated: bool,
@@ -448,7 +455,8 @@ impl<'a> Facts<'a> {
             true => table.sharding_key().map_or(Vec::new(), |key| key.columns.to_vec()),
             false => Vec::new(),
         };
-        for column in self.nodes.iter().flat_map(|nodes| nodes.key_of(table)) {
+        let source_key = self.nodes.iter().flat_map(|nodes| nodes.key_of(table));
+        for column in source_key.chain(&table.filter_columns) {
             if !columns.contains(column) {
                 columns.push(column.clone());
             }

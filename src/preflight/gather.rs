@@ -16,8 +16,9 @@ use crate::state::options::SchemaScope;
 
 /// Nothing is changed, nothing is waited for: a lock that the caller's own
 /// transaction holds would be waited for in vain.
-const SESSION: &str = "SET default_transaction_read_only = on; SET lock_timeout = '5s'; \
-                       SET statement_timeout = '30s'";
+const SESSION: &str = "SET default_transaction_read_only = on; SET lock_timeout = '5s'";
+/// How long one question may take, where nothing else is said.
+pub(super) const TIMEOUT: &str = "SET statement_timeout = '30s'";
 /// Tables that one question is about.
 const TABLES_AT_ONCE: usize = 100;
 /// How long rows are searched for that break a foreign key.
@@ -175,7 +176,7 @@ async fn ask(endpoint: &Endpoint) -> (ServerState, Option<Connection>) {
 
 async fn try_ask(endpoint: &Endpoint) -> Result<(ServerState, Connection)> {
     let session = remote::connect(endpoint, Purpose::Preflight).await?;
-    session.batch(SESSION).await?;
+    session.batch(&format!("{SESSION}; {TIMEOUT}")).await?;
     let unprivileged: Option<String> = session
         .value(
             "SELECT CASE WHEN NOT r.rolsuper THEN quote_ident(r.rolname) END \

@@ -13,6 +13,7 @@ mod facts;
 mod finding;
 mod gather;
 mod nodes;
+mod omni;
 mod placement;
 mod programs;
 mod publication;
@@ -80,7 +81,7 @@ const CHECKS: &[Check] = &[
     nodes::node_sequences,
     nodes::source_key,
     strays::node_rows,
-    nodes::node_omni_tables,
+    omni::node_omni_tables,
     publication::publication_exists,
     publication::publication_empty,
     publication::sharding_key_missing,

@@ -57,10 +57,7 @@ pub fn adopt(
     }
     let filtered = table.is_sharded(Side::Destination) && destination.size() > 1;
     let Some(model) = model(task.id, relation, filtered)? else { return Ok(None) };
-    let key = match filtered {
-        true => table.key_columns(&[Side::Destination]),
-        false => Vec::new(),
-    };
+    let key = table.filtered_by(if filtered { &[Side::Destination] } else { &[] });
     let finds_rows =
         !facts.primary_key.is_empty() && key.iter().all(|c| facts.primary_key.contains(c));
     if facts.unfit_for_binary || facts.full_refused && !finds_rows {
@@ -76,14 +73,14 @@ pub fn adopt(
     let mut statements = Vec::new();
     if !finds_rows {
         statements.push(format!("ALTER TABLE {name} REPLICA IDENTITY FULL"));
-    } else if filtered && facts.has_toast {
+    } else if !key.is_empty() && facts.has_toast {
         statements.extend(settle::detoast_statements(&name, here, &key));
     }
     for flow in &flows {
-        let conditions = match filtered {
-            true => vec![filter(flow, model.relation)?],
-            false => Vec::new(),
-        };
+        let mut conditions: Vec<String> = table.row_filter.iter().cloned().collect();
+        if filtered {
+            conditions.push(filter(flow, model.relation)?);
+        }
         statements.push(format!(
             "ALTER PUBLICATION {} ADD {}",
             ident(&flow.publication_name),

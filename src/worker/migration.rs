@@ -70,7 +70,7 @@ impl Migration {
         let spread = |side: &Side| self.links.cluster(*side).size() > 1;
         let sides: Vec<Side> =
             [Side::Destination, Side::Source].into_iter().filter(spread).collect();
-        table.key_columns(&sides)
+        table.filtered_by(&sides)
     }
 
     /// Tells the other source shards of the migration. Repeatable.

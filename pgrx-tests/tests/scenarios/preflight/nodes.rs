@@ -27,6 +27,9 @@ async fn nodes_that_differ_are_found_before_anything_is_touched() {
         assert_eq!(errors(&session).await?, Vec::<String>::new());
         let found = preflight(&session, WHOLE, "{\"ddl\": \"replay\"}").await?;
         expect(&found, "node_support", "error", SOURCE);
+        let sampled = "{\"omni_check\": \"sample\"}";
+        let found = preflight(&session, WHOLE, sampled).await?;
+        assert!(found.iter().all(|f| f.check != "node_omni_tables"), "{found:?}");
         no_key(&session).await?;
         rig.nodes[0]
             .execute(
@@ -42,6 +45,8 @@ async fn nodes_that_differ_are_found_before_anything_is_touched() {
         })
         .await?;
         let found = preflight(&session, WHOLE, "{}").await?;
+        expect(&found, "node_omni_tables", "error", "settings");
+        let found = preflight(&session, WHOLE, sampled).await?;
         expect(&found, "node_omni_tables", "error", "settings");
         expect(&found, "node_publication", "error", "more");
         expect(&found, "node_schema", "error", "extra");
