@@ -102,6 +102,31 @@ $types$;
 COMMENT ON FUNCTION reshard.key_types(oid, name[]) IS
     'numbers of the types and collations of a table''s columns: keys with the same ones are placed in the same way';
 
+CREATE FUNCTION reshard.incomparable_columns(relation oid, column_names name[]) RETURNS name[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $incomparable$
+    SELECT coalesce(array_agg(a.attname ORDER BY a.attnum), '{}')
+      FROM pg_attribute AS a
+      JOIN pg_type AS d ON d.oid = a.atttypid
+      JOIN pg_type AS b ON b.oid = CASE WHEN d.typtype = 'd' THEN d.typbasetype ELSE d.oid END
+      -- Arrays compare by what they hold.
+      JOIN pg_type AS t ON t.oid = CASE WHEN b.typlen = -1 AND b.typelem <> 0 THEN b.typelem ELSE b.oid END
+     WHERE a.attrelid = $1 AND a.attname = ANY ($2) AND a.attnum > 0 AND NOT a.attisdropped
+       -- The others have the equality of their kind.
+       AND t.typtype = 'b'
+       -- 403 is the access method btree, 405 is hash.
+       AND NOT EXISTS (
+               SELECT FROM pg_opclass AS o
+                WHERE o.opcdefault AND o.opcmethod IN (403, 405)
+                  AND (o.opcintype = t.oid
+                       OR EXISTS (SELECT FROM pg_cast AS c
+                                   WHERE c.castsource = t.oid AND c.casttarget = o.opcintype
+                                     AND c.castmethod = 'b' AND c.castcontext = 'i')))
+$incomparable$;
+COMMENT ON FUNCTION reshard.incomparable_columns(oid, name[]) IS
+    'those of a table''s columns whose types have no equality, like json, xml and point: a row can''t be found by its values';
+
 CREATE TABLE reshard.key_mapping (
     cluster_name text NOT NULL,
     column_name name NOT NULL,

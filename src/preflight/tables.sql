@@ -145,25 +145,7 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
           JOIN pg_attribute AS a ON a.attrelid = i.indrelid
                                 AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
          WHERE i.indrelid = b.oid AND i.indisprimary AND i.indimmediate),
-    'incomparable', (
-        -- Published columns of types without equality: json, xml, point and the like.
-        SELECT coalesce(jsonb_agg(a.attname ORDER BY a.attnum), '[]')
-          FROM pg_attribute AS a
-          JOIN pg_type AS d ON d.oid = a.atttypid
-          JOIN pg_type AS e ON e.oid = CASE WHEN d.typtype = 'd' THEN d.typbasetype ELSE d.oid END
-          -- Arrays compare by what they hold.
-          JOIN pg_type AS t ON t.oid = CASE WHEN e.typlen = -1 AND e.typelem <> 0 THEN e.typelem ELSE e.oid END
-         WHERE a.attrelid = b.oid AND a.attnum > 0 AND NOT a.attisdropped
-           AND a.attname = ANY (b.attnames)
-           -- Those of these kinds have the equality of their kind.
-           AND t.typtype NOT IN ('e', 'r', 'm', 'c', 'd')
-           AND NOT EXISTS (
-                   SELECT FROM pg_opclass AS o
-                    WHERE o.opcdefault AND o.opcmethod IN (403, 405)
-                      AND (o.opcintype = t.oid
-                           OR EXISTS (SELECT FROM pg_cast AS k
-                                       WHERE k.castsource = t.oid AND k.casttarget = o.opcintype
-                                         AND k.castmethod = 'b' AND k.castcontext = 'i')))),
+    'incomparable', to_jsonb(reshard.incomparable_columns(b.oid, b.attnames)),
     'column_list', f.column_list, 'generated', f.generated,
     'identity_columns', (
         SELECT coalesce(jsonb_agg(a.attname), '[]')

@@ -50,6 +50,9 @@ pub struct Settings<'a> {
     pub filter_columns: Vec<String>,
     /// How to get an identity.
     pub identity: Identity<'a>,
+    /// Columns may be added while the migration lasts: values that are stored out of line
+    /// may come to a table that has none yet.
+    pub grows: bool,
 }
 
 /// Why a table can't have REPLICA IDENTITY FULL.
@@ -146,7 +149,8 @@ async fn one(
     }
 
     let columns = &settings.filter_columns;
-    if !columns.is_empty() && facts.has_toast && !whole_rows && !facts.detoasting {
+    let has_toast = facts.has_toast || settings.grows;
+    if !columns.is_empty() && has_toast && !whole_rows && !facts.detoasting {
         statements.extend(detoast_statements(&name, settings.place, columns));
     }
     if !facts.fenced {

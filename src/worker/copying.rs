@@ -184,6 +184,7 @@ pub async fn prepare(migration: &Migration) -> Result<FiltersOf> {
             place,
             filter_columns: Vec::new(),
             identity: Identity::Leave,
+            grows: false,
         })
         .await?;
         settle::fence(session, &tables, place).await
@@ -200,6 +201,7 @@ pub async fn prepare(migration: &Migration) -> Result<FiltersOf> {
                 place,
                 filter_columns: migration.filter_columns(table),
                 identity: Identity::Fit(migration.task.options.replica_identity),
+                grows: migration.grows(),
             })
             .await?;
             settle::fence(session, tables, place).await?;
