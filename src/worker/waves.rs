@@ -265,10 +265,7 @@ async fn abandon(migration: &Migration, tables: &[Table], next: i32) -> Result<(
     for endpoint in &links.cluster(Side::Destination).shards {
         shards.push(connect(endpoint, Purpose::Copy).await?);
     }
-    for table in unfinished {
-        copy::reset_table(id, table.table_id, &shards).await?;
-    }
-    Ok(())
+    copy::reset_tables(id, &unfinished, &shards).await
 }
 
 /// Gives a wave's snapshot up.
