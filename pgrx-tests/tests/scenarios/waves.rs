@@ -28,7 +28,8 @@ async fn a_crash_that_takes_the_claims_of_parts_back_doubles_no_row() {
     // Commits that are not waited for are in no file when the source crashes.
     let options = RigOptions::new(2)
         .source("wal_writer_delay", "10s")
-        .source("wal_writer_flush_after", "64MB");
+        .source("wal_writer_flush_after", "64MB")
+        .source("autovacuum", "off");
     run(options, |rig| async move {
         everywhere(
             &rig,
