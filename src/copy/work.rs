@@ -54,7 +54,12 @@ fn set_up_session() -> Result<()> {
         db::run("SET jit = off")?;
         db::run("SET statement_timeout = 0")?;
         db::run("SET lock_timeout = 0")?;
-        db::run("SET idle_in_transaction_session_timeout = 0")
+        db::run("SET idle_in_transaction_session_timeout = 0")?;
+        // From 17 on; a large part takes as long as it takes.
+        db::run(
+            "SELECT pg_catalog.set_config('transaction_timeout', '0', false) \
+              WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL",
+        )
     })
 }
 

@@ -123,7 +123,13 @@ pub async fn connect(endpoint: &Endpoint, purpose: Purpose) -> Result<Connection
     connection
         .batch(
             "SET search_path = pg_catalog; SET statement_timeout = 0; SET lock_timeout = 0; \
-             SET idle_in_transaction_session_timeout = 0; SET client_min_messages = warning; \
+             SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; \
+             SELECT set_config('transaction_timeout', '0', false) \
+              WHERE current_setting('transaction_timeout', true) IS NOT NULL; \
+             SET default_transaction_isolation = 'read committed'; \
+             SET default_transaction_read_only = off; SET default_transaction_deferrable = off; \
+             SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; \
+             SET tcp_keepalives_count = 3; SET client_min_messages = warning; \
              SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET extra_float_digits = 3; \
              SET TimeZone = 'UTC'; SET bytea_output = 'hex'; SET row_security = off; \
              SET synchronous_commit = on; SET jit = off; SET reshard.ddl_guard = off",
