@@ -35,6 +35,8 @@ pub struct Facts<'a> {
     pub token: String,
     /// Whether the library was preloaded here.
     pub preloaded: bool,
+    /// `shared_preload_libraries` as the next start will read it.
+    pub libraries: String,
     /// What is wrong with the programs that the verb needs here.
     pub unfit_programs: Vec<Error>,
     /// System identifier and name of this database.
@@ -87,8 +89,8 @@ pub enum ServerState {
     Unknown,
     /// It can't be reached, or refused the questions.
     Unreachable(Error),
-    /// Its role is no superuser: it isn't asked any further.
-    Unprivileged(String),
+    /// Its role is no superuser: it can't be asked.
+    Unprivileged(Error),
     /// It answered.
     Known(Box<ServerFacts>),
 }
@@ -386,6 +388,13 @@ impl<'a> Facts<'a> {
                  pg_catalog.current_setting('port')) FROM pg_catalog.pg_control_system() AS c",
             &[],
         )?;
+        let libraries = db::text(
+            "SELECT coalesce((SELECT f.setting FROM pg_catalog.pg_file_settings AS f \
+                               WHERE f.name = 'shared_preload_libraries' \
+                               ORDER BY f.seqno DESC LIMIT 1), \
+                             pg_catalog.current_setting('shared_preload_libraries'))",
+            &[],
+        )?;
         let database = db::text("SELECT pg_catalog.current_database()::text", &[])?;
         Ok(Self {
             verb,
@@ -397,6 +406,7 @@ impl<'a> Facts<'a> {
             source_rules: state::cluster::rules(&source.name)?,
             token: state::token()?,
             preloaded: shmem::is_preloaded(),
+            libraries: libraries.unwrap_or_default(),
             unfit_programs: Vec::new(),
             here: (system.unwrap_or_default(), database.unwrap_or_default()),
             copy_workers: gucs::copy_workers(source.size()).into(),

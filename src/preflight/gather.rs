@@ -5,9 +5,9 @@ use futures::future::join_all;
 use serde::de::DeserializeOwned;
 
 use crate::cluster::{ShardingRule, Side};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::preflight::facts::{
-    Content, Existing, Facts, ForeignKey, ServerState, Table, Unreachable, Use,
+    Content, Existing, Facts, ForeignKey, ServerFacts, ServerState, Table, Unreachable, Use,
 };
 use crate::preflight::{nodes, placement, programs, sample, strays};
 use crate::remote::quote::{ident, qualified};
@@ -168,27 +168,17 @@ fn fail(facts: &mut Facts<'_>, server: usize, error: Error) {
 /// Asks one server about itself; keeps the session where it may be asked more.
 async fn ask(endpoint: &Endpoint) -> (ServerState, Option<Connection>) {
     match try_ask(endpoint).await {
-        Ok((state @ ServerState::Known(_), session)) => (state, Some(session)),
-        Ok((state, _)) => (state, None),
+        Ok((facts, session)) => (ServerState::Known(Box::new(facts)), Some(session)),
+        Err(error) if error.kind == Kind::Privilege => (ServerState::Unprivileged(error), None),
         Err(error) => (ServerState::Unreachable(error), None),
     }
 }
 
-async fn try_ask(endpoint: &Endpoint) -> Result<(ServerState, Connection)> {
+async fn try_ask(endpoint: &Endpoint) -> Result<(ServerFacts, Connection)> {
     let session = remote::connect(endpoint, Purpose::Preflight).await?;
     session.batch(&format!("{SESSION}; {TIMEOUT}")).await?;
-    let unprivileged: Option<String> = session
-        .value(
-            "SELECT CASE WHEN NOT r.rolsuper THEN quote_ident(r.rolname) END \
-               FROM pg_roles AS r WHERE r.rolname = current_user",
-            &[],
-        )
-        .await?;
-    if let Some(role) = unprivileged {
-        return Ok((ServerState::Unprivileged(role), session));
-    }
     let facts = json(&session, include_str!("server.sql"), &[]).await?;
-    Ok((ServerState::Known(Box::new(facts)), session))
+    Ok((facts, session))
 }
 
 /// The value of a query that answers with one JSON document.
