@@ -154,6 +154,12 @@ pub struct Content {
     /// All relations, those of extensions apart.
     pub relations: Vec<Relation>,
     pub publications: Vec<String>,
+    /// The user's publication publishes UPDATE or DELETE.
+    pub publishes_changes: bool,
+    /// Publications FOR ALL TABLES, quoted.
+    pub publications_of_all: Vec<String>,
+    /// Slots of native replication that are not of a migration.
+    pub slots_of_others: Vec<String>,
     pub unlogged: Vec<String>,
     /// Published tables without columns.
     pub columnless: Vec<Columnless>,
@@ -484,6 +490,17 @@ impl Table {
     /// Whether its rows are spread over the shards.
     pub fn is_sharded(&self) -> bool {
         self.sharding_key().is_some()
+    }
+
+    /// Whether PostgreSQL takes UPDATE and DELETE while they are published
+    /// (`CheckCmdReplicaIdentity` of src/backend/executor/execReplication.c).
+    pub fn takes_changes(&self) -> bool {
+        let holds =
+            |columns: &[String], wanted: &[String]| wanted.iter().all(|c| columns.contains(c));
+        self.identity == "full"
+            || self.identity != "none"
+                && holds(&self.published, &self.identity_columns)
+                && holds(&self.identity_columns, &self.filter_columns)
     }
 
     /// What spreads it over the destination; none where it lacks a column of that.

@@ -84,6 +84,8 @@ const CHECKS: &[Check] = &[
     omni::node_omni_tables,
     publication::publication_exists,
     publication::publication_empty,
+    publication::publication_identity,
+    publication::all_tables_subscribers,
     publication::sharding_key_missing,
     publication::sharding_key_table,
     publication::sharding_key_column,

@@ -118,6 +118,16 @@ SELECT jsonb_build_object(
                               AND e.objid = c.oid AND e.deptype = 'e')),
     'publications', (SELECT coalesce(jsonb_agg(p.pubname ORDER BY p.pubname), '[]')
                        FROM pg_publication AS p WHERE p.pubname NOT LIKE 'reshard\_%'),
+    -- What of the publication makes UPDATE and DELETE fail without a replica identity.
+    'publishes_changes', (SELECT coalesce(bool_or(p.pubupdate OR p.pubdelete), false)
+                            FROM pg_publication AS p WHERE p.pubname = $1),
+    'publications_of_all', (SELECT coalesce(jsonb_agg(quote_ident(p.pubname) ORDER BY p.pubname), '[]')
+                              FROM pg_publication AS p WHERE p.puballtables),
+    'slots_of_others', (
+        SELECT coalesce(jsonb_agg(s.slot_name ORDER BY s.slot_name), '[]')
+          FROM pg_replication_slots AS s
+         WHERE s.database = current_database() AND s.plugin = 'pgoutput' AND NOT s.temporary
+           AND s.slot_name NOT LIKE 'reshard\_%'),
     'columnless', (
         SELECT coalesce(jsonb_agg(jsonb_build_object(
                    'name', format('%I.%I', n.nspname, c.relname), 'filled', pg_relation_size(c.oid) > 0)

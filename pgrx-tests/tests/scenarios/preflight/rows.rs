@@ -91,6 +91,16 @@ async fn every_check_of_the_schema_and_the_rows_fires_and_a_clean_database_is_cl
                 check: "publication_empty", names: "hollow", publication: "hollow",
                 setup: "CREATE PUBLICATION hollow", undo: "DROP PUBLICATION hollow", ..CASE
             },
+            // Before the case of a prepared transaction, whose end a slot would wait for.
+            Case {
+                check: "all_tables_subscribers", severity: "warning", names: "theirs",
+                setup: "SELECT pg_create_logical_replication_slot('theirs', 'pgoutput')",
+                undo: "SELECT pg_drop_replication_slot('theirs')", ..CASE
+            },
+            Case {
+                check: "publication_identity", severity: "warning", names: "unidentified",
+                setup: "CREATE TABLE unidentified (id int)", undo: "DROP TABLE unidentified", ..CASE
+            },
             Case {
                 check: "sharding_key_published", names: KEY, publication: "lists",
                 setup: "CREATE PUBLICATION lists FOR TABLE events (id, owner, stamp)",
@@ -288,6 +298,11 @@ async fn disk_space(rig: &Rig, session: &Session) -> Result<()> {
     file.set_len(8 << 40).unwrap();
     let found = preflight(session, WHOLE, "{}").await?;
     expect(&found, "disk_space", "error", "are free");
+    // What brings no rows needs no room.
+    let what = format!("'{SOURCE}', '{DESTINATION}', '{PUBLICATION}'");
+    let id: i64 =
+        session.one(&format!("SELECT reshard_schema_sync('pre', {what}, dry_run => true)")).await?;
+    session.execute(&format!("SELECT reshard_wait({id}, 'done', interval '60 s')")).await?;
     drop(file);
     std::fs::remove_file(rig.source.data().join(format!("{path}.1"))).unwrap();
     there.execute("DROP TABLE vast").await
