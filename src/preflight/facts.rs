@@ -203,6 +203,8 @@ pub struct Subscription {
 pub struct Tablespace {
     pub name: String,
     pub quoted: String,
+    /// The relations, where options leave some out.
+    pub uses: Vec<Use>,
 }
 
 /// A published table with row security.
@@ -219,11 +221,11 @@ pub struct Role {
     pub name: String,
     pub quoted: String,
     pub login: bool,
-    /// What it owns or may use.
+    /// What it owns or may use, where options leave some out.
     pub uses: Vec<Use>,
 }
 
-/// An object that a role owns or may use.
+/// An object that a role owns or may use, or that lies in a tablespace.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Use {
     /// `relation`, `routine`, `type`, `schema`; none of another class.
@@ -528,6 +530,17 @@ impl Table {
             t.key_columns.iter().map(|c| c.type_shown.clone()).collect()
         };
         types(self) == types(other)
+    }
+}
+
+impl Use {
+    /// Whether it lies in one of these schemas, or is one.
+    pub fn is_in(&self, schemas: &[String]) -> bool {
+        let schema = match self.class.as_deref() {
+            Some("schema") => &self.name,
+            _ => &self.schema_name,
+        };
+        schema.as_ref().is_some_and(|schema| schemas.contains(schema))
     }
 }
 

@@ -3,6 +3,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use serde::de::DeserializeOwned;
+use tokio_postgres::types::ToSql;
 
 use crate::cluster::{ShardingRule, Side};
 use crate::error::{Error, Kind, Result};
@@ -185,7 +186,7 @@ async fn try_ask(endpoint: &Endpoint) -> Result<(ServerFacts, Connection)> {
 async fn json<T: DeserializeOwned>(
     session: &Connection,
     sql: &str,
-    params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    params: &[&(dyn ToSql + Sync)],
 ) -> Result<T> {
     let text: String = session.value(sql, params).await?;
     Ok(serde_json::from_str(&text)?)
@@ -193,15 +194,18 @@ async fn json<T: DeserializeOwned>(
 
 /// Forgets relations that won't come along by the run's options.
 async fn restrict(facts: &Facts<'_>, session: &Connection, content: &mut Content) -> Result<()> {
+    if !is_narrowed(facts) {
+        return Ok(());
+    }
     let excluded = &facts.options.exclude_schemas;
     content.relations.retain(|r| !excluded.contains(&r.schema_name));
+    keep_used(content, |object| !object.is_in(excluded));
     if facts.options.schema_scope == SchemaScope::Publication {
         let needed = Needed::by_publication(session, facts.publication).await?;
-        let is_needed = |object: &Use| match (&object.class, &object.name) {
+        keep_used(content, |object| match (&object.class, &object.name) {
             (Some(class), Some(name)) => needed.has(class, object.schema_name.as_deref(), name),
             _ => true,
-        };
-        content.used_roles.retain(|role| role.uses.iter().any(is_needed));
+        });
         content.relations.retain(|r| needed.has("relation", Some(&r.schema_name), &r.table_name));
         let extensions =
             facts.known_of(Side::Source).flat_map(|(_, known)| known.extensions.keys());
@@ -211,12 +215,28 @@ async fn restrict(facts: &Facts<'_>, session: &Connection, content: &mut Content
     Ok(())
 }
 
+/// Whether options leave a part of the schema out.
+fn is_narrowed(facts: &Facts<'_>) -> bool {
+    facts.options.schema_scope == SchemaScope::Publication
+        || !facts.options.exclude_schemas.is_empty()
+}
+
+/// Forgets uses that don't come along, then roles and tablespaces without any.
+fn keep_used(content: &mut Content, is_kept: impl Fn(&Use) -> bool) {
+    content.used_roles.retain_mut(|role| {
+        role.uses.retain(&is_kept);
+        !role.uses.is_empty()
+    });
+    content.tablespaces.retain_mut(|space| {
+        space.uses.retain(&is_kept);
+        !space.uses.is_empty()
+    });
+}
+
 async fn content(facts: &Facts<'_>, session: &Connection) -> Result<Content> {
-    let no_owner = facts.options.no_owner;
-    let scoped = facts.options.schema_scope == SchemaScope::Publication;
-    let mut content: Content =
-        json(session, include_str!("source.sql"), &[&facts.publication, &no_owner, &scoped])
-            .await?;
+    let params: [&(dyn ToSql + Sync); 3] =
+        [&facts.publication, &facts.options.no_owner, &is_narrowed(facts)];
+    let mut content: Content = json(session, include_str!("source.sql"), &params).await?;
     restrict(facts, session, &mut content).await?;
     content.tables = tables(session, facts.publication, &facts.rules).await?;
     let oids: Vec<i64> = content.tables.iter().map(|t| t.oid).collect();

@@ -250,6 +250,7 @@ async fn every_check_of_the_schema_and_the_rows_fires_and_a_clean_database_is_cl
             },
         ])
         .await?;
+        left_behind(&rig, &session).await?;
         collations(&rig, &session).await?;
         disk_space(&rig, &session).await?;
         let error = session
@@ -263,6 +264,35 @@ async fn every_check_of_the_schema_and_the_rows_fires_and_a_clean_database_is_cl
         clean(&session).await
     })
     .await;
+}
+
+/// What lies in a schema that stays behind needs no role and no tablespace on the shards.
+async fn left_behind(rig: &Rig, session: &Session) -> Result<()> {
+    let there = rig.source.connect().await?;
+    there.execute("SET allow_in_place_tablespaces = on").await?;
+    there.execute("CREATE TABLESPACE aside LOCATION ''").await?;
+    there
+        .execute(
+            "CREATE ROLE stays; CREATE SCHEMA aside AUTHORIZATION stays;
+             CREATE TABLE aside.t (id int PRIMARY KEY USING INDEX TABLESPACE aside) TABLESPACE aside;
+             ALTER TABLE aside.t OWNER TO stays; CREATE POLICY mine ON aside.t TO stays;
+             CREATE COLLATION aside.plain FROM \"C\"; ALTER COLLATION aside.plain OWNER TO stays;
+             ALTER DEFAULT PRIVILEGES FOR ROLE stays IN SCHEMA aside GRANT SELECT ON TABLES TO PUBLIC;
+             CREATE PUBLICATION without_aside FOR TABLE accounts, orders",
+        )
+        .await?;
+    let what = (SOURCE, DESTINATION, "without_aside");
+    let found = preflight(session, what, "{}").await?;
+    expect(&found, "roles", "error", "stays");
+    expect(&found, "tablespaces", "error", "aside");
+    let found = preflight(session, what, "{\"exclude_schemas\": [\"aside\"]}").await?;
+    assert!(found.iter().all(|f| f.severity != "error"), "{found:#?}");
+    let found = preflight(session, what, "{\"schema_scope\": \"publication\"}").await?;
+    assert!(found.iter().all(|f| f.check != "tablespaces"), "{found:#?}");
+    there
+        .execute("DROP PUBLICATION without_aside; DROP OWNED BY stays CASCADE; DROP ROLE stays")
+        .await?;
+    there.execute("DROP TABLESPACE aside").await
 }
 
 /// A collation whose rules are newer than what was made with it.
