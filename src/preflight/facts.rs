@@ -7,6 +7,7 @@ use crate::cluster::{Cluster, Method, ShardingKey, ShardingRule, Side};
 use crate::error::{Error, Result};
 use crate::gucs;
 use crate::pg::{db, shmem};
+use crate::preflight::collation::Order;
 use crate::preflight::nodes::Nodes;
 use crate::preflight::placement::Mapped;
 use crate::preflight::strays::Strays;
@@ -57,6 +58,8 @@ pub struct Facts<'a> {
     pub mapped: Vec<Mapped>,
     /// Rows that lie on the wrong shard of the source.
     pub strays: Vec<Strays>,
+    /// How all servers sort keys that are mapped by range.
+    pub orders: Vec<Order>,
 }
 
 /// A connection that a subscription needs and that could not be made.
@@ -277,7 +280,10 @@ pub struct Table {
     /// Rows have a sharding key that is all null; none where that took too long to look for.
     #[serde(default)]
     pub has_null_keys: Option<bool>,
-    /// How a sample of its rows is spread: rows and bytes of each shard.
+    /// Rows that were looked at for the next.
+    #[serde(default)]
+    pub sampled: i64,
+    /// How its rows are spread, by a sample of them: rows and bytes of each shard.
     #[serde(default)]
     pub sample: Vec<(i64, i64)>,
     pub unkeyed_unique: Vec<Unique>,
@@ -300,6 +306,8 @@ pub struct KeyColumn {
     pub type_name: Option<String>,
     pub type_oid: Option<u32>,
     pub collation: Option<u32>,
+    /// The same, quoted, with its schema.
+    pub collation_name: Option<String>,
     pub not_null: bool,
     /// Its type and collation come with PostgreSQL.
     pub built_in: bool,
@@ -427,6 +435,7 @@ impl<'a> Facts<'a> {
             joined: state::joined()?,
             mapped: Vec::new(),
             strays: Vec::new(),
+            orders: Vec::new(),
         })
     }
 

@@ -1,6 +1,4 @@
 //! Reads the facts from every server, in read-only sessions, at the same time.
-use std::time::{Duration, Instant};
-
 use futures::future::join_all;
 use serde::de::DeserializeOwned;
 use tokio_postgres::types::ToSql;
@@ -8,10 +6,10 @@ use tokio_postgres::types::ToSql;
 use crate::cluster::{ShardingRule, Side};
 use crate::error::{Error, Kind, Result};
 use crate::preflight::facts::{
-    Content, Existing, Facts, ForeignKey, ServerFacts, ServerState, Table, Unreachable, Use,
+    Content, Existing, Facts, ServerFacts, ServerState, Table, Unreachable, Use,
 };
-use crate::preflight::{nodes, placement, programs, sample, strays};
-use crate::remote::quote::{ident, qualified};
+use crate::preflight::{collation, nodes, placement, programs, rows, strays};
+use crate::remote::quote::qualified;
 use crate::remote::{self, replication, Connection, Endpoint, Needed, Purpose};
 use crate::state::options::SchemaScope;
 
@@ -22,10 +20,6 @@ const SESSION: &str = "SET default_transaction_read_only = on; SET lock_timeout 
 pub(super) const TIMEOUT: &str = "SET statement_timeout = '30s'";
 /// Tables that one question is about.
 const TABLES_AT_ONCE: usize = 100;
-/// How long rows are searched for that break a foreign key.
-const FOREIGN_KEY_TIMEOUT: &str = "2s";
-/// How long they are searched for in all of them.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Fills in all that other servers know. What can't be read is a fact too.
 pub async fn all(facts: &mut Facts<'_>) {
@@ -66,6 +60,13 @@ pub async fn all(facts: &mut Facts<'_>) {
             Err(error) => fail(facts, home, error),
         }
     }
+    if let (Some(session), Some(mut content)) = (&source, facts.content.take()) {
+        let looked = rows::gather(facts, &mut content, session, &others).await;
+        facts.content = Some(content);
+        if let Err(error) = looked {
+            fail(facts, home, error);
+        }
+    }
     if let Some(session) = &source {
         let others: Vec<(&Endpoint, &Connection)> = others.iter().map(|(e, s)| (e, s)).collect();
         match placement::gather(facts, session, &others).await {
@@ -74,6 +75,12 @@ pub async fn all(facts: &mut Facts<'_>) {
         }
         let here = facts.servers[home].endpoint;
         let nodes: Vec<_> = std::iter::once((here, session)).chain(others).collect();
+        let there = shards.iter().map(|(i, s)| (facts.servers[*i].endpoint, s));
+        let servers: Vec<_> = nodes.iter().copied().chain(there).collect();
+        match collation::gather(facts, &servers).await {
+            Ok(orders) => facts.orders = orders,
+            Err(error) => fail(facts, home, error),
+        }
         match strays::gather(facts, &nodes).await {
             Ok(strays) => facts.strays = strays,
             Err(error) => fail(facts, home, error),
@@ -241,18 +248,6 @@ async fn content(facts: &Facts<'_>, session: &Connection) -> Result<Content> {
     content.tables = tables(session, facts.publication, &facts.rules).await?;
     let oids: Vec<i64> = content.tables.iter().map(|t| t.oid).collect();
     content.foreign_keys = json(session, include_str!("foreign_keys.sql"), &[&oids]).await?;
-    if facts.is_spread() {
-        session.batch(&format!("SET statement_timeout = '{FOREIGN_KEY_TIMEOUT}'")).await?;
-        let tables = content.tables.clone();
-        let began = Instant::now();
-        for foreign_key in &mut content.foreign_keys {
-            if began.elapsed() > PATIENCE {
-                break;
-            }
-            foreign_key.crosses = crosses(session, &tables, foreign_key).await?;
-        }
-        sample::look(session, &mut content.tables, facts.destination).await?;
-    }
     Ok(content)
 }
 
@@ -265,48 +260,6 @@ pub(super) async fn tables(
 ) -> Result<Vec<Table>> {
     let rules = serde_json::to_string(rules)?;
     json(session, include_str!("tables.sql"), &[&publication, &rules]).await
-}
-
-/// Whether a foreign key between sharded tables, in which the sharding keys
-/// aren't part, has rows whose sharding keys differ.
-async fn crosses(
-    session: &Connection,
-    tables: &[Table],
-    foreign_key: &ForeignKey,
-) -> Result<Option<bool>> {
-    let of = |oid| tables.iter().find(|t| t.oid == oid && t.is_sharded());
-    let (Some(from), Some(to)) = (of(foreign_key.from), of(foreign_key.to)) else {
-        return Ok(None);
-    };
-    let (Some(from_key), Some(to_key)) = (&from.key, &to.key) else { return Ok(None) };
-    let comparable = from.has_types_of(to) && from.is_placed_like(to);
-    if foreign_key.holds_keys(from_key, to_key) || !comparable {
-        return Ok(None);
-    }
-    let joined: Vec<String> = foreign_key
-        .from_columns
-        .iter()
-        .zip(&foreign_key.to_columns)
-        .map(|(f, t)| format!("f.{} = t.{}", ident(f), ident(t)))
-        .collect();
-    let differing: Vec<String> = from_key
-        .iter()
-        .zip(to_key)
-        .map(|(f, t)| format!("f.{} IS DISTINCT FROM t.{}", ident(f), ident(t)))
-        .collect();
-    let sql = format!(
-        "SELECT EXISTS (SELECT 1 FROM {} AS f JOIN {} AS t ON {} WHERE {})",
-        qualified(&from.schema_name, &from.table_name),
-        qualified(&to.schema_name, &to.table_name),
-        joined.join(" AND "),
-        differing.join(" OR "),
-    );
-    match session.value(&sql, &[]).await {
-        Ok(found) => Ok(Some(found)),
-        // It takes too long, or the operators aren't in pg_catalog: not known.
-        Err(error) if matches!(error.sqlstate(), "57014" | "42883" | "55P03") => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// The relations that a shard is asked for.

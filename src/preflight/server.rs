@@ -275,6 +275,7 @@ mod tests {
             joined: None,
             mapped: Vec::new(),
             strays: Vec::new(),
+            orders: Vec::new(),
             source_rules: Vec::new(),
         };
         server_version(&facts)

@@ -30,9 +30,8 @@ fn loads(facts: &Facts<'_>) -> (Vec<Load>, i64) {
     let mut out = vec![Load::default(); shards];
     let mut sampled = 0;
     for table in facts.leaves() {
-        let rows: i64 = table.sample.iter().map(|(rows, _)| rows).sum();
-        sampled += rows;
-        let estimate = table.row_estimate.max(rows) as f64;
+        sampled += table.sampled;
+        let estimate = table.row_estimate.max(table.sampled) as f64;
         for (shard, load) in out.iter_mut().enumerate() {
             let (of_rows, of_bytes) = shares(facts, table, shard);
             load.rows += estimate * of_rows;

@@ -1,6 +1,7 @@
 //! Checks of the schema, the rows and the destination.
 
 use reshard_scenarios::migration::{DESTINATION, PUBLICATION, SOURCE};
+use reshard_scenarios::session::literal;
 use reshard_scenarios::{Result, Rig, RigOptions, Server, Session};
 
 use super::super::common::{application, run, KEY};
@@ -315,7 +316,38 @@ async fn collations(rig: &Rig, session: &Session) -> Result<()> {
         .await?;
     let found = preflight(session, WHOLE, "{}").await?;
     expect(&found, "collation_versions", "warning", "sorted");
-    there.execute("DROP TABLE odd; DROP COLLATION sorted").await
+    there.execute("DROP TABLE odd; DROP COLLATION sorted").await?;
+    key_by_range(rig, session).await
+}
+
+/// A key that is mapped by range, in an order that one shard doesn't know.
+async fn key_by_range(rig: &Rig, session: &Session) -> Result<()> {
+    for (number, shard) in rig.shards.iter().enumerate() {
+        let conninfo = literal(&shard.conninfo());
+        session
+            .execute(&format!("SELECT reshard_add_shard('by_name', {number}, {conninfo})"))
+            .await?;
+    }
+    session
+        .execute(
+            "CREATE TABLE names (name text COLLATE \"de-x-icu\" PRIMARY KEY);
+             CREATE PUBLICATION names_alone FOR TABLE names;
+             SELECT reshard_set_sharding_key('by_name', 'name', 'range', relation => 'names');
+             SELECT reshard_map_range('by_name', 'name', NULL, 'm', 0);
+             SELECT reshard_map_range('by_name', 'name', 'm', NULL, 1)",
+        )
+        .await?;
+    let what = (SOURCE, "by_name", "names_alone");
+    let found = preflight(session, what, "{}").await?;
+    assert!(found.iter().all(|f| f.severity != "error"), "{found:#?}");
+    let rename = |from: &str, to: &str| {
+        format!("UPDATE pg_collation SET collname = '{to}' WHERE collname = '{from}'")
+    };
+    rig.shards[1].execute(&rename("de-x-icu", "gone")).await?;
+    let found = preflight(session, what, "{}").await?;
+    expect(&found, "sharding_key_collation", "error", "names");
+    rig.shards[1].execute(&rename("gone", "de-x-icu")).await?;
+    session.execute("DROP PUBLICATION names_alone; DROP TABLE names").await
 }
 
 /// A table that claims more than any disk has: a second segment full of nothing,
