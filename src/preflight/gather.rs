@@ -21,100 +21,109 @@ pub(super) const TIMEOUT: &str = "SET statement_timeout = '30s'";
 /// Tables that one question is about.
 const TABLES_AT_ONCE: usize = 100;
 
+/// Sessions on the servers that can be asked.
+#[derive(Default)]
+struct Sessions {
+    /// This database.
+    here: Option<Connection>,
+    /// Its number among the servers of the facts.
+    home: usize,
+    /// The other shards of the source.
+    others: Vec<(Endpoint, Connection)>,
+    /// The shards of the destination, with their numbers among the servers.
+    shards: Vec<(usize, Connection)>,
+}
+
 /// Fills in all that other servers know. What can't be read is a fact too.
 pub async fn all(facts: &mut Facts<'_>) {
-    let asked = join_all(facts.servers.iter().map(|server| ask(server.endpoint)));
-    let (unfit, sessions) = futures::join!(programs::look(facts.verb), asked);
+    let (unfit, sessions) = futures::join!(
+        programs::look(facts.verb),
+        join_all(facts.servers.iter().map(|s| ask(s.endpoint)))
+    );
     facts.unfit_programs = unfit;
-    let mut source = None;
-    let mut others = Vec::new();
-    let mut home = 0;
-    let mut shards = Vec::new();
-    for (i, (state, session)) in sessions.into_iter().enumerate() {
-        let server = &mut facts.servers[i];
-        server.state = state;
-        let (side, endpoint) = (server.side, server.endpoint);
-        let several = facts.source.size() > 1;
-        let is_here = match &facts.servers[i].state {
-            ServerState::Known(known) => facts.is_here(known),
-            _ => false,
-        };
-        match side {
-            Side::Source if !several || is_here => {
-                source = session;
-                home = i;
-            }
-            Side::Source => others.extend(session.map(|s| (endpoint.clone(), s))),
-            Side::Destination => shards.extend(session.map(|s| (i, s))),
-        }
+    let sessions = sort(facts, sessions);
+    if let Some(here) = &sessions.here {
+        of_source(facts, &sessions, here).await;
     }
-    if let Some(session) = &source {
-        match content(facts, session).await {
-            Ok(content) => facts.content = Some(content),
-            Err(error) => fail(facts, home, error),
-        }
-    }
-    if let (Some(session), Some(content), false) = (&source, &facts.content, others.is_empty()) {
-        match nodes::gather(facts, content, session, &others).await {
-            Ok(nodes) => facts.nodes = Some(nodes),
-            Err(error) => fail(facts, home, error),
-        }
-    }
-    if let (Some(session), Some(mut content)) = (&source, facts.content.take()) {
-        let looked = rows::gather(facts, &mut content, session, &others).await;
-        facts.content = Some(content);
-        if let Err(error) = looked {
-            fail(facts, home, error);
-        }
-    }
-    if let Some(session) = &source {
-        let others: Vec<(&Endpoint, &Connection)> = others.iter().map(|(e, s)| (e, s)).collect();
-        match placement::gather(facts, session, &others).await {
-            Ok(mapped) => facts.mapped = mapped,
-            Err(error) => fail(facts, home, error),
-        }
-        let here = facts.servers[home].endpoint;
-        let nodes: Vec<_> = std::iter::once((here, session)).chain(others).collect();
-        let there = shards.iter().map(|(i, s)| (facts.servers[*i].endpoint, s));
-        let servers: Vec<_> = nodes.iter().copied().chain(there).collect();
-        match collation::gather(facts, &servers).await {
-            Ok(orders) => facts.orders = orders,
-            Err(error) => fail(facts, home, error),
-        }
-        match strays::gather(facts, &nodes).await {
-            Ok(strays) => facts.strays = strays,
-            Err(error) => fail(facts, home, error),
-        }
-    }
-    let wanted = match wanted(facts) {
-        Ok(wanted) => wanted,
-        Err(error) => return fail(facts, home, error),
-    };
-    let token = facts.token.clone();
-    let found = join_all(shards.iter().map(|(_, s)| existing(s, &wanted, &token))).await;
-    for ((i, _), found) in shards.iter().zip(found) {
-        match found {
-            Ok(mut found) => {
-                for relation in &mut found {
-                    relation.published = facts.tables().any(|t| {
-                        t.schema_name == relation.schema_name && t.table_name == relation.table_name
-                    });
-                }
-                facts.servers[*i].existing = found;
-            }
-            Err(error) => fail(facts, *i, error),
-        }
-    }
-    if let Some(session) = &source {
-        if let Err(error) = definitions(facts, session).await {
-            fail(facts, home, error);
-        }
-    }
+    of_shards(facts, &sessions).await;
     free_space(facts).await;
     if facts.verb.has_flows() {
         replication_connections(facts).await;
         ways_between(facts).await;
     }
+}
+
+/// Keeps what the servers said, and the sessions by what they are for.
+fn sort(facts: &mut Facts<'_>, asked: Vec<(ServerState, Option<Connection>)>) -> Sessions {
+    let mut out = Sessions::default();
+    let several = facts.source.size() > 1;
+    for (i, (state, session)) in asked.into_iter().enumerate() {
+        let is_here = matches!(&state, ServerState::Known(known) if facts.is_here(known));
+        let server = &mut facts.servers[i];
+        server.state = state;
+        match server.side {
+            Side::Source if !several || is_here => {
+                out.here = session;
+                out.home = i;
+            }
+            Side::Source => out.others.extend(session.map(|s| (server.endpoint.clone(), s))),
+            Side::Destination => out.shards.extend(session.map(|s| (i, s))),
+        }
+    }
+    out
+}
+
+/// What the source holds, and what all servers say of its keys.
+async fn of_source(facts: &mut Facts<'_>, sessions: &Sessions, here: &Connection) {
+    let Sessions { home, others, shards, .. } = sessions;
+    let read = content(facts, here).await;
+    facts.content = keep(facts, *home, read);
+    if let (Some(content), false) = (&facts.content, others.is_empty()) {
+        let read = nodes::gather(facts, content, here, others).await;
+        facts.nodes = keep(facts, *home, read);
+    }
+    if let Some(mut content) = facts.content.take() {
+        let read = rows::gather(facts, &mut content, here, others).await;
+        facts.content = Some(content);
+        keep(facts, *home, read);
+    }
+    let others: Vec<(&Endpoint, &Connection)> = others.iter().map(|(e, s)| (e, s)).collect();
+    let read = placement::gather(facts, here, &others).await;
+    facts.mapped = keep(facts, *home, read).unwrap_or_default();
+    let own = facts.servers[*home].endpoint;
+    let nodes: Vec<_> = std::iter::once((own, here)).chain(others).collect();
+    let there = shards.iter().map(|(i, s)| (facts.servers[*i].endpoint, s));
+    let servers: Vec<_> = nodes.iter().copied().chain(there).collect();
+    let read = collation::gather(facts, &servers).await;
+    facts.orders = keep(facts, *home, read).unwrap_or_default();
+    let read = strays::gather(facts, &nodes).await;
+    facts.strays = keep(facts, *home, read).unwrap_or_default();
+}
+
+/// What the shards have already of what would come.
+async fn of_shards(facts: &mut Facts<'_>, sessions: &Sessions) {
+    let wanted = wanted(facts);
+    let Some(wanted) = keep(facts, sessions.home, wanted) else { return };
+    let token = facts.token.clone();
+    let found = join_all(sessions.shards.iter().map(|(_, s)| existing(s, &wanted, &token))).await;
+    for ((i, _), found) in sessions.shards.iter().zip(found) {
+        let mut found = keep(facts, *i, found).unwrap_or_default();
+        for relation in &mut found {
+            relation.published = facts.tables().any(|t| {
+                t.schema_name == relation.schema_name && t.table_name == relation.table_name
+            });
+        }
+        facts.servers[*i].existing = found;
+    }
+    if let Some(here) = &sessions.here {
+        let read = definitions(facts, here).await;
+        keep(facts, sessions.home, read);
+    }
+}
+
+/// What was read; an error becomes the state of that server.
+fn keep<T>(facts: &mut Facts<'_>, server: usize, read: Result<T>) -> Option<T> {
+    read.map_err(|error| fail(facts, server, error)).ok()
 }
 
 /// Asks the shards' machines for their free space; some don't let us.
