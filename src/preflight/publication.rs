@@ -84,14 +84,21 @@ pub fn publication_identity(facts: &Facts<'_>) -> Vec<Finding> {
 /// No subscriber of someone else gets the extension's own tables.
 pub fn all_tables_subscribers(facts: &Facts<'_>) -> Vec<Finding> {
     let Some(content) = &facts.content else { return Vec::new() };
-    if content.publications_of_all.is_empty() || content.slots_of_others.is_empty() {
+    let own = facts.options.slot_name.as_deref();
+    let slots: Vec<&str> = content
+        .slots_of_others
+        .iter()
+        .map(String::as_str)
+        .filter(|slot| own.is_none_or(|own| !slot.starts_with(own)))
+        .collect();
+    if content.publications_of_all.is_empty() || slots.is_empty() {
         return Vec::new();
     }
     vec![Finding::warning(
         "all_tables_subscribers",
         "a subscription of someone else may fail for want of reshard's own tables",
     )
-    .object(format!("slots {}", content.slots_of_others.join(", ")))
+    .object(format!("slots {}", slots.join(", ")))
     .detail(format!(
         "A publication FOR ALL TABLES ({}) covers the tables in schema \"reshard\" too. A \
          subscriber of such a one stops at the first change of them that it has no table for.",

@@ -1,5 +1,6 @@
 //! What the rows of the source say, added up over all of its shards: sizes, foreign keys
 //! whose rows would part, keys that are null, and how a sample is spread.
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
@@ -83,11 +84,10 @@ fn add(facts: &Facts<'_>, content: &mut Content, found: Found) {
         key.crosses = either(key.crosses, crosses);
     }
     let Some(nodes) = &facts.nodes else { return };
+    let by_name: BTreeMap<&str, &Table> =
+        found.tables.iter().filter(|t| t.leaf).map(|t| (t.name.as_str(), t)).collect();
     for table in content.tables.iter_mut().filter(|t| !nodes.key_of(t).is_empty()) {
-        let there = found.tables.iter().find(|t| {
-            t.leaf && t.schema_name == table.schema_name && t.table_name == table.table_name
-        });
-        if let Some(there) = there {
+        if let Some(there) = by_name.get(table.name.as_str()) {
             add_table(table, there);
         }
     }

@@ -124,15 +124,7 @@ pub async fn gather(
     try_join_all(sessions.iter().map(|(_, s)| s.batch(TIMEOUT))).await?;
     for index in &indexes {
         let Some((_, table)) = spread.iter().find(|(t, _)| t.oid == index.oid) else { continue };
-        for sequence in &index.sequences {
-            if !are_apart(sessions, sequence).await? {
-                out.near.push(NearSequences {
-                    table: table.name.clone(),
-                    index: index.name.clone(),
-                    sequence: sequence.clone(),
-                });
-            }
-        }
+        out.near.extend(near(sessions, table, index).await?);
         let Some(search) = Search::of(facts.destination, table, index) else { continue };
         let found = match began.elapsed() < PATIENCE {
             true => search.clash(sessions).await?,
@@ -159,6 +151,25 @@ fn may_meet(facts: &Facts<'_>, source: &Table, destination: &Table) -> bool {
         && by_hash(destination)
         && destination.is_sharded();
     !is_split
+}
+
+/// The sequences of an index that may hand out the same values.
+async fn near(
+    sessions: &[(&Endpoint, &Connection)],
+    table: &Table,
+    index: &Index,
+) -> Result<Vec<NearSequences>> {
+    let mut out = Vec::new();
+    for sequence in &index.sequences {
+        if !are_apart(sessions, sequence).await? {
+            out.push(NearSequences {
+                table: table.name.clone(),
+                index: index.name.clone(),
+                sequence: sequence.clone(),
+            });
+        }
+    }
+    Ok(out)
 }
 
 /// Whether the sequences of that name never hand out the same value.
