@@ -7,6 +7,7 @@ use crate::cluster::{Cluster, Method, ShardingKey, ShardingRule, Side};
 use crate::error::{Error, Result};
 use crate::gucs;
 use crate::pg::{db, shmem};
+use crate::preflight::collation::Order;
 use crate::preflight::nodes::Nodes;
 use crate::preflight::placement::Mapped;
 use crate::preflight::strays::Strays;
@@ -35,6 +36,8 @@ pub struct Facts<'a> {
     pub token: String,
     /// Whether the library was preloaded here.
     pub preloaded: bool,
+    /// `shared_preload_libraries` as the next start will read it.
+    pub libraries: String,
     /// What is wrong with the programs that the verb needs here.
     pub unfit_programs: Vec<Error>,
     /// System identifier and name of this database.
@@ -55,6 +58,8 @@ pub struct Facts<'a> {
     pub mapped: Vec<Mapped>,
     /// Rows that lie on the wrong shard of the source.
     pub strays: Vec<Strays>,
+    /// How all servers sort keys that are mapped by range.
+    pub orders: Vec<Order>,
 }
 
 /// A connection that a subscription needs and that could not be made.
@@ -87,8 +92,8 @@ pub enum ServerState {
     Unknown,
     /// It can't be reached, or refused the questions.
     Unreachable(Error),
-    /// Its role is no superuser: it isn't asked any further.
-    Unprivileged(String),
+    /// Its role is no superuser: it can't be asked.
+    Unprivileged(Error),
     /// It answered.
     Known(Box<ServerFacts>),
 }
@@ -152,6 +157,12 @@ pub struct Content {
     /// All relations, those of extensions apart.
     pub relations: Vec<Relation>,
     pub publications: Vec<String>,
+    /// The user's publication publishes UPDATE or DELETE.
+    pub publishes_changes: bool,
+    /// Publications FOR ALL TABLES, quoted.
+    pub publications_of_all: Vec<String>,
+    /// Slots of native replication that are not of a migration.
+    pub slots_of_others: Vec<String>,
     pub unlogged: Vec<String>,
     /// Published tables without columns.
     pub columnless: Vec<Columnless>,
@@ -195,6 +206,8 @@ pub struct Subscription {
 pub struct Tablespace {
     pub name: String,
     pub quoted: String,
+    /// The relations, where options leave some out.
+    pub uses: Vec<Use>,
 }
 
 /// A published table with row security.
@@ -211,11 +224,11 @@ pub struct Role {
     pub name: String,
     pub quoted: String,
     pub login: bool,
-    /// What it owns or may use.
+    /// What it owns or may use, where options leave some out.
     pub uses: Vec<Use>,
 }
 
-/// An object that a role owns or may use.
+/// An object that a role owns or may use, or that lies in a tablespace.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Use {
     /// `relation`, `routine`, `type`, `schema`; none of another class.
@@ -267,7 +280,10 @@ pub struct Table {
     /// Rows have a sharding key that is all null; none where that took too long to look for.
     #[serde(default)]
     pub has_null_keys: Option<bool>,
-    /// How a sample of its rows is spread: rows and bytes of each shard.
+    /// Rows that were looked at for the next.
+    #[serde(default)]
+    pub sampled: i64,
+    /// How its rows are spread, by a sample of them: rows and bytes of each shard.
     #[serde(default)]
     pub sample: Vec<(i64, i64)>,
     pub unkeyed_unique: Vec<Unique>,
@@ -290,6 +306,8 @@ pub struct KeyColumn {
     pub type_name: Option<String>,
     pub type_oid: Option<u32>,
     pub collation: Option<u32>,
+    /// The same, quoted, with its schema.
+    pub collation_name: Option<String>,
     pub not_null: bool,
     /// Its type and collation come with PostgreSQL.
     pub built_in: bool,
@@ -386,6 +404,13 @@ impl<'a> Facts<'a> {
                  pg_catalog.current_setting('port')) FROM pg_catalog.pg_control_system() AS c",
             &[],
         )?;
+        let libraries = db::text(
+            "SELECT coalesce((SELECT f.setting FROM pg_catalog.pg_file_settings AS f \
+                               WHERE f.name = 'shared_preload_libraries' \
+                               ORDER BY f.seqno DESC LIMIT 1), \
+                             pg_catalog.current_setting('shared_preload_libraries'))",
+            &[],
+        )?;
         let database = db::text("SELECT pg_catalog.current_database()::text", &[])?;
         Ok(Self {
             verb,
@@ -397,6 +422,7 @@ impl<'a> Facts<'a> {
             source_rules: state::cluster::rules(&source.name)?,
             token: state::token()?,
             preloaded: shmem::is_preloaded(),
+            libraries: libraries.unwrap_or_default(),
             unfit_programs: Vec::new(),
             here: (system.unwrap_or_default(), database.unwrap_or_default()),
             copy_workers: gucs::copy_workers(source.size()).into(),
@@ -409,6 +435,7 @@ impl<'a> Facts<'a> {
             joined: state::joined()?,
             mapped: Vec::new(),
             strays: Vec::new(),
+            orders: Vec::new(),
         })
     }
 
@@ -476,6 +503,17 @@ impl Table {
         self.sharding_key().is_some()
     }
 
+    /// Whether PostgreSQL takes UPDATE and DELETE while they are published
+    /// (`CheckCmdReplicaIdentity` of src/backend/executor/execReplication.c).
+    pub fn takes_changes(&self) -> bool {
+        let holds =
+            |columns: &[String], wanted: &[String]| wanted.iter().all(|c| columns.contains(c));
+        self.identity == "full"
+            || self.identity != "none"
+                && holds(&self.published, &self.identity_columns)
+                && holds(&self.identity_columns, &self.filter_columns)
+    }
+
     /// What spreads it over the destination; none where it lacks a column of that.
     pub fn sharding_key(&self) -> Option<ShardingKey<'_>> {
         let whole = self.key_columns.iter().all(|c| c.exists);
@@ -501,6 +539,17 @@ impl Table {
             t.key_columns.iter().map(|c| c.type_shown.clone()).collect()
         };
         types(self) == types(other)
+    }
+}
+
+impl Use {
+    /// Whether it lies in one of these schemas, or is one.
+    pub fn is_in(&self, schemas: &[String]) -> bool {
+        let schema = match self.class.as_deref() {
+            Some("schema") => &self.name,
+            _ => &self.schema_name,
+        };
+        schema.as_ref().is_some_and(|schema| schemas.contains(schema))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::error::{Error, Kind, Result};
 use crate::preflight::facts::{Content, Facts, Table};
 use crate::preflight::finding::Finding;
 use crate::preflight::gather::tables;
+use crate::preflight::unique::{self, UniqueKeys};
 use crate::preflight::{omni, Verb};
 use crate::remote::quote::qualified;
 use crate::remote::{Connection, Endpoint};
@@ -52,6 +53,8 @@ pub struct Nodes {
     pub(super) tables: Vec<Table>,
     /// Omni tables whose copies differ, with the shard.
     pub(super) unequal: Vec<(Endpoint, String)>,
+    /// Keys of unique indexes that lack the source's sharding key.
+    pub(super) unique: UniqueKeys,
 }
 
 /// Asks all shards of the source.
@@ -78,6 +81,13 @@ pub async fn gather(
     nodes.tables = tables(here, facts.publication, &facts.source_rules).await?;
     nodes.tables.retain(|table| table.leaf);
     nodes.unequal = omni::gather(facts.options.omni_check, &nodes.tables, here, others).await?;
+    let own = facts.source.shards.iter().find(|e| e.shard == self::here(facts).0);
+    let sessions: Vec<(&Endpoint, &Connection)> = own
+        .map(|endpoint| (endpoint, here))
+        .into_iter()
+        .chain(others.iter().map(|(e, s)| (e, s)))
+        .collect();
+    nodes.unique = unique::gather(facts, content, &nodes.tables, &sessions).await?;
     Ok(nodes)
 }
 

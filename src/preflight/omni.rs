@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use futures::future::try_join_all;
 
+use crate::cluster::rule::listed;
 use crate::error::{Kind, Result};
 use crate::preflight::facts::{Facts, Table};
 use crate::preflight::finding::Finding;
@@ -56,6 +57,16 @@ pub async fn gather(
     Ok(unequal)
 }
 
+/// What stands for a row `t`: the columns that move.
+fn hash(table: &Table) -> String {
+    format!("hashtextextended(ROW({})::text, 0)", listed(&table.published, "t."))
+}
+
+/// The rows that move.
+fn filter(table: &Table) -> String {
+    table.row_filter.as_ref().map_or("true".to_owned(), |filter| format!("({filter})"))
+}
+
 /// Those whose rows, all together, aren't those of this database.
 async fn whole<'a>(
     table: &Table,
@@ -63,9 +74,10 @@ async fn whole<'a>(
     others: Vec<&'a (Endpoint, Connection)>,
 ) -> Result<Vec<&'a (Endpoint, Connection)>> {
     let sql = format!(
-        "SELECT count(*) || '/' || coalesce(sum(hashtextextended(t::text, 0)::numeric), 0) \
-           FROM ONLY {} AS t",
-        qualified(&table.schema_name, &table.table_name)
+        "SELECT count(*) || '/' || coalesce(sum({}::numeric), 0) FROM ONLY {} AS t WHERE {}",
+        hash(table),
+        qualified(&table.schema_name, &table.table_name),
+        filter(table)
     );
     let sql = sql.as_str();
     let theirs =
@@ -78,7 +90,8 @@ async fn whole<'a>(
 }
 
 /// Those that lack rows of a sample from this database, or have others that it lacks.
-/// Without a primary key rows can't be found again: such a table is compared whole.
+/// Without a primary key that moves rows can't be found again: such a table is compared
+/// whole.
 async fn sampled<'a>(
     table: &Table,
     here: &Connection,
@@ -117,8 +130,11 @@ struct Search {
 }
 
 impl Search {
-    /// None for a table without a primary key.
+    /// None for a table without a primary key that moves.
     async fn of(table: &Table, here: &Connection) -> Result<Option<Self>> {
+        if !table.publishes_primary_key {
+            return Ok(None);
+        }
         let key = here
             .query(
                 "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod) \
@@ -144,18 +160,18 @@ impl Search {
             return Ok(None);
         }
         let name = qualified(&table.schema_name, &table.table_name);
-        let hash = "hashtextextended(t::text, 0)::text";
+        let (hash, filter) = (format!("{}::text", hash(table)), filter(table));
         Ok(Some(Self {
             rows: format!(
                 "SELECT coalesce(jsonb_agg(jsonb_build_object({}, 'hash', {hash})), '[]')::text \
-                   FROM (SELECT * FROM ONLY {name} AS t {} LIMIT {SAMPLE}) AS t",
+                   FROM (SELECT * FROM ONLY {name} AS t {} WHERE {filter} LIMIT {SAMPLE}) AS t",
                 values.join(", "),
                 sample::of_rows(table),
             ),
             lacks: format!(
                 "SELECT EXISTS (SELECT FROM jsonb_to_recordset($1::text::jsonb) AS s ({}, hash text) \
                                 WHERE NOT EXISTS (SELECT FROM ONLY {name} AS t \
-                                                   WHERE {} AND {hash} = s.hash))",
+                                                   WHERE {} AND {hash} = s.hash AND {filter}))",
                 columns.join(", "),
                 same.join(" AND "),
             ),

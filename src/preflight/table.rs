@@ -165,10 +165,15 @@ pub fn unique_constraints(facts: &Facts<'_>) -> Vec<Finding> {
                         "Make sure that the application never makes such a value on two shards.",
                     )
                 };
-                let values = if index.generated {
-                    " Its values come from sequences or UUIDs, which differ on all shards."
-                } else {
-                    ""
+                let values = match (index.generated, facts.source.size() > 1) {
+                    (false, _) => "",
+                    (true, false) => {
+                        " Its values come from sequences or UUIDs, which differ on all shards."
+                    }
+                    (true, true) => {
+                        " Its values come from sequences or UUIDs, which differ on all shards of \
+                         the destination; those of the source are looked at by check node_unique."
+                    }
                 };
                 finding
                     .object(format!("index \"{}\" on table {}", index.name, t.name))

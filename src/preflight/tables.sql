@@ -114,6 +114,10 @@ WITH RECURSIVE rule AS (
                        'type_shown', format_type(c.atttypid, c.atttypmod),
                        'type_name', format_type(c.atttypid, -1),
                        'type_oid', c.atttypid::bigint, 'collation', c.attcollation::bigint,
+                       'collation_name', (SELECT format('%I.%I', n.nspname, l.collname)
+                                            FROM pg_collation AS l
+                                            JOIN pg_namespace AS n ON n.oid = l.collnamespace
+                                           WHERE l.oid = c.attcollation),
                        'not_null', coalesce(c.attnotnull, false),
                        -- 16384 is FirstNormalObjectId: what is below is built in.
                        'built_in', coalesce(c.atttypid < 16384 AND c.attcollation < 16384, false),
