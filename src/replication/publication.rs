@@ -147,6 +147,7 @@ mod tests {
             source_key: None,
             source_method: None,
             row_filter: filter.map(Into::into),
+            filter_columns: Vec::new(),
             identity: "d".into(),
             identity_index: None,
             bytes_total: 0,
