@@ -7,7 +7,7 @@ use serde::de::DeserializeOwned;
 use crate::cluster::{ShardingRule, Side};
 use crate::error::{Error, Result};
 use crate::preflight::facts::{
-    Content, Existing, Facts, ForeignKey, ServerState, Table, Unreachable, Use,
+    Behind, Content, Existing, Facts, ForeignKey, ServerState, Table, Unreachable, Use,
 };
 use crate::preflight::{nodes, placement, programs, sample, strays};
 use crate::remote::quote::{ident, qualified};
@@ -29,8 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Fills in all that other servers know. What can't be read is a fact too.
 pub async fn all(facts: &mut Facts<'_>) {
     let asked = join_all(facts.servers.iter().map(|server| ask(server.endpoint)));
-    let (unfit, sessions) = futures::join!(programs::look(facts.verb), asked);
-    facts.unfit_programs = unfit;
+    let (programs, sessions) = futures::join!(programs::look(facts.verb), asked);
+    facts.programs = programs;
     let mut source = None;
     let mut others = Vec::new();
     let mut home = 0;
@@ -205,8 +205,13 @@ async fn json<T: DeserializeOwned>(
 async fn restrict(facts: &Facts<'_>, session: &Connection, content: &mut Content) -> Result<()> {
     let excluded = &facts.options.exclude_schemas;
     content.relations.retain(|r| !excluded.contains(&r.schema_name));
-    if facts.options.schema_scope == SchemaScope::Publication {
-        let needed = Needed::by_publication(session, facts.publication).await?;
+    let scoped = facts.options.schema_scope == SchemaScope::Publication;
+    if !scoped && excluded.is_empty() {
+        return Ok(());
+    }
+    let needed = Needed::by_publication(session, facts.publication).await?;
+    content.needed_behind = behind(session, &needed, excluded, scoped).await?;
+    if scoped {
         let is_needed = |object: &Use| match (&object.class, &object.name) {
             (Some(class), Some(name)) => needed.has(class, object.schema_name.as_deref(), name),
             _ => true,
@@ -219,6 +224,48 @@ async fn restrict(facts: &Facts<'_>, session: &Connection, content: &mut Content
             Some(extensions.filter(|x| needed.has("extension", None, x)).cloned().collect());
     }
     Ok(())
+}
+
+/// What of the schemas that stay behind is needed: by the published tables; or because an
+/// extension comes along, for all of them do where the scope is the database.
+async fn behind(
+    session: &Connection,
+    needed: &Needed,
+    excluded: &[String],
+    scoped: bool,
+) -> Result<Vec<Behind>> {
+    let rows = session
+        .query(
+            "SELECT n.nspname::text, x.extname::text \
+               FROM pg_extension AS x JOIN pg_namespace AS n ON n.oid = x.extnamespace \
+              WHERE n.nspname = ANY ($1) ORDER BY x.extname",
+            &[&excluded],
+        )
+        .await?;
+    let mut out = Vec::new();
+    for row in rows {
+        let get = |e: tokio_postgres::Error| session.error(&e);
+        let (schema_name, name): (String, String) =
+            (row.try_get(0).map_err(get)?, row.try_get(1).map_err(get)?);
+        if !scoped || needed.has("extension", None, &name) {
+            out.push(Behind { class: "extension".to_owned(), schema_name, name });
+        }
+    }
+    // Row types come with their tables, arrays with their elements.
+    let comes_with_another = |schema: &str, name: &str| {
+        let element = name.strip_prefix('_');
+        needed.has("relation", Some(schema), name)
+            || element.is_some_and(|element| needed.has("type", Some(schema), element))
+    };
+    let objects = needed
+        .in_schemas(excluded)
+        .filter(|(class, schema, name)| *class != "type" || !comes_with_another(schema, name));
+    out.extend(objects.map(|(class, schema, name)| Behind {
+        class: class.to_owned(),
+        schema_name: schema.to_owned(),
+        name: name.to_owned(),
+    }));
+    Ok(out)
 }
 
 async fn content(facts: &Facts<'_>, session: &Connection) -> Result<Content> {

@@ -236,7 +236,7 @@ mod tests {
             rules: Vec::new(),
             token: String::new(),
             preloaded: true,
-            unfit_programs: Vec::new(),
+            programs: crate::preflight::programs::Programs::default(),
             here: (String::new(), String::new()),
             copy_workers: 1,
             servers: vec![
