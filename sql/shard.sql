@@ -105,15 +105,24 @@ CREATE TABLE IF NOT EXISTS reshard.ddl (
     task_id bigint NOT NULL,
     id bigint NOT NULL,
     sql text NOT NULL,
+    made jsonb NOT NULL,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (token, task_id, id)
 );
 COMMENT ON TABLE reshard.ddl IS
     'DDL of the source that has been replayed here';
+COMMENT ON COLUMN reshard.ddl.made IS
+    'objects that came with the statement: those that were here before are not among them';
 
 CREATE OR REPLACE FUNCTION reshard.replay_ddl() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET IntervalStyle = 'postgres'
+SET TimeZone = 'UTC'
+SET extra_float_digits = 3
+SET lc_monetary = 'C'
+SET standard_conforming_strings = on
 AS $replay$
 BEGIN
     -- A row may come by several flows: the first one counts.
@@ -122,6 +131,15 @@ BEGIN
                 WHERE d.token = NEW.token AND d.task_id = NEW.task_id AND d.id = NEW.id) THEN
         RETURN NULL;
     END IF;
+    SELECT coalesce(jsonb_agg(m.object ORDER BY m.nr), '[]') INTO NEW.made
+      FROM jsonb_array_elements(NEW.made) WITH ORDINALITY AS m (object, nr)
+     WHERE CASE m.object ->> 'kind'
+           WHEN 'schema' THEN to_regnamespace(m.object ->> 'name') IS NULL
+           WHEN 'column' THEN NOT EXISTS (
+               SELECT FROM pg_attribute AS a
+                WHERE a.attrelid = to_regclass(m.object ->> 'name')
+                  AND a.attname = m.object ->> 'column' AND NOT a.attisdropped)
+           ELSE to_regclass(m.object ->> 'name') IS NULL END;
     EXECUTE NEW.sql;
     RETURN NEW;
 END
