@@ -61,29 +61,40 @@ pub async fn cancel(task: Task, shared: &Rc<Shared>) -> Result<()> {
         verifying::end_all(id).await?;
         let migration = Migration::load(task)?;
         clean(&migration, false).await?;
-        let (links, shards) = (&migration.links, Side::Destination);
-        if migration.task.kind == Type::CopyData {
-            // The tables are the user's; they were empty.
-            empty_tables(&migration).await?;
+        let taken_back = take_back(&migration).await;
+        if let Err(error) = &taken_back {
+            // Without its flows it can't go on.
+            transaction(|| task::fail(id, error))?;
         }
-        for (shard, session) in links.sessions(shards).await? {
-            // What still runs there could commit after it was looked at.
-            end_sessions(&session, Purpose::Schema).await?;
-            schema::drop_created(&migration.task, links.endpoint(shards, shard)?).await?;
-        }
-        if migration.task.kind == Type::Reshard {
-            // What is left was there before, and empty.
-            empty_tables(&migration).await?;
-        }
-        for (_, session) in links.sessions(shards).await? {
-            cleanup::drop_helpers(&session).await?;
-        }
+        taken_back?;
         flowing::open_source(&migration).await?;
     }
     transaction(|| {
         task::finish(id, Status::Cancelled)?;
         event::info(id, "cancelled", "the migration was cancelled; nothing is left of it")
     })
+}
+
+/// Takes back what of schema and rows has come to the shards, then the helper objects.
+async fn take_back(migration: &Migration) -> Result<()> {
+    let (links, shards) = (&migration.links, Side::Destination);
+    if migration.task.kind == Type::CopyData {
+        // The tables are the user's; they were empty.
+        empty_tables(migration).await?;
+    }
+    for (shard, session) in links.sessions(shards).await? {
+        // What still runs there could commit after it was looked at.
+        end_sessions(&session, Purpose::Schema).await?;
+        schema::drop_created(&migration.task, links.endpoint(shards, shard)?).await?;
+    }
+    if migration.task.kind == Type::Reshard {
+        // What is left was there before, and empty.
+        empty_tables(migration).await?;
+    }
+    for (_, session) in links.sessions(shards).await? {
+        cleanup::drop_helpers(&session).await?;
+    }
+    Ok(())
 }
 
 /// Empties the tables of a migration on the shards, those that are there.
