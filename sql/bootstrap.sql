@@ -148,7 +148,7 @@ COMMENT ON COLUMN reshard.key_mapping.upper_bound IS 'the first key after a rang
 CREATE FUNCTION reshard.key_text(key anyelement) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET DateStyle = 'ISO'
+SET DateStyle = 'ISO, MDY'
 SET IntervalStyle = 'postgres'
 SET TimeZone = 'UTC'
 SET extra_float_digits = 3
@@ -426,11 +426,14 @@ CREATE TABLE reshard.ddl (
     task_id bigint NOT NULL,
     id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
     sql text NOT NULL,
+    made jsonb NOT NULL,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (token, task_id, id)
 );
 COMMENT ON TABLE reshard.ddl IS
     'DDL that flows replay: a row is published to the shards, where its arrival runs the statement';
+COMMENT ON COLUMN reshard.ddl.made IS
+    'objects that the statement makes: each with its kind (schema, table, index, column), its name, and of a column its own';
 
 -- Cutover -------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ CREATE OR REPLACE FUNCTION reshard.detoast() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET extra_float_digits = 3
-SET DateStyle = 'ISO'
+SET DateStyle = 'ISO, MDY'
 SET IntervalStyle = 'postgres'
 AS $detoast$
 BEGIN

@@ -46,7 +46,7 @@ fn prepare(task_id: i64, wave: i32) -> Result<Option<(Copier, ShardNo)>> {
 fn set_up_session() -> Result<()> {
     xact::transaction(|| {
         db::run("SET search_path = pg_catalog")?;
-        db::run("SET DateStyle = 'ISO'")?;
+        db::run("SET DateStyle = 'ISO, MDY'")?;
         db::run("SET IntervalStyle = 'postgres'")?;
         db::run("SET extra_float_digits = 3")?;
         db::run("SET TimeZone = 'UTC'")?;

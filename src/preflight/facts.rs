@@ -10,6 +10,7 @@ use crate::pg::{db, shmem};
 use crate::preflight::collation::Order;
 use crate::preflight::nodes::Nodes;
 use crate::preflight::placement::Mapped;
+use crate::preflight::programs::Programs;
 use crate::preflight::strays::Strays;
 use crate::preflight::Verb;
 use crate::remote::Endpoint;
@@ -38,8 +39,8 @@ pub struct Facts<'a> {
     pub preloaded: bool,
     /// `shared_preload_libraries` as the next start will read it.
     pub libraries: String,
-    /// What is wrong with the programs that the verb needs here.
-    pub unfit_programs: Vec<Error>,
+    /// The programs that the verb needs here.
+    pub programs: Programs,
     /// System identifier and name of this database.
     pub here: (String, String),
     /// Copy workers of the run.
@@ -179,10 +180,22 @@ pub struct Content {
     /// Extensions that come along; none where all do.
     #[serde(skip)]
     pub needed_extensions: Option<BTreeSet<String>>,
+    /// What the run needs and leaves behind by option `exclude_schemas`.
+    #[serde(skip)]
+    pub needed_behind: Vec<Behind>,
     #[serde(skip)]
     pub tables: Vec<Table>,
     #[serde(skip)]
     pub foreign_keys: Vec<ForeignKey>,
+}
+
+/// An object of a schema that stays behind.
+#[derive(Debug, Clone)]
+pub struct Behind {
+    /// As `Needed` names it, or `extension`.
+    pub class: String,
+    pub schema_name: String,
+    pub name: String,
 }
 
 /// A published table without columns.
@@ -423,7 +436,7 @@ impl<'a> Facts<'a> {
             token: state::token()?,
             preloaded: shmem::is_preloaded(),
             libraries: libraries.unwrap_or_default(),
-            unfit_programs: Vec::new(),
+            programs: Programs::default(),
             here: (system.unwrap_or_default(), database.unwrap_or_default()),
             copy_workers: gucs::copy_workers(source.size()).into(),
             servers: side(source, Side::Source)

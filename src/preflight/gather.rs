@@ -6,7 +6,7 @@ use tokio_postgres::types::ToSql;
 use crate::cluster::{ShardingRule, Side};
 use crate::error::{Error, Kind, Result};
 use crate::preflight::facts::{
-    Content, Existing, Facts, ServerFacts, ServerState, Table, Unreachable, Use,
+    Behind, Content, Existing, Facts, ServerFacts, ServerState, Table, Unreachable, Use,
 };
 use crate::preflight::{collation, nodes, placement, programs, rows, strays};
 use crate::remote::quote::qualified;
@@ -36,11 +36,11 @@ struct Sessions {
 
 /// Fills in all that other servers know. What can't be read is a fact too.
 pub async fn all(facts: &mut Facts<'_>) {
-    let (unfit, sessions) = futures::join!(
+    let (programs, sessions) = futures::join!(
         programs::look(facts.verb),
         join_all(facts.servers.iter().map(|s| ask(s.endpoint)))
     );
-    facts.unfit_programs = unfit;
+    facts.programs = programs;
     let sessions = sort(facts, sessions);
     if let Some(here) = &sessions.here {
         of_source(facts, &sessions, here).await;
@@ -216,8 +216,10 @@ async fn restrict(facts: &Facts<'_>, session: &Connection, content: &mut Content
     let excluded = &facts.options.exclude_schemas;
     content.relations.retain(|r| !excluded.contains(&r.schema_name));
     keep_used(content, |object| !object.is_in(excluded));
-    if facts.options.schema_scope == SchemaScope::Publication {
-        let needed = Needed::by_publication(session, facts.publication).await?;
+    let scoped = facts.options.schema_scope == SchemaScope::Publication;
+    let needed = Needed::by_publication(session, facts.publication).await?;
+    content.needed_behind = behind(session, &needed, excluded, scoped).await?;
+    if scoped {
         keep_used(content, |object| match (&object.class, &object.name) {
             (Some(class), Some(name)) => needed.has(class, object.schema_name.as_deref(), name),
             _ => true,
@@ -247,6 +249,48 @@ fn keep_used(content: &mut Content, is_kept: impl Fn(&Use) -> bool) {
         space.uses.retain(&is_kept);
         !space.uses.is_empty()
     });
+}
+
+/// What of the schemas that stay behind is needed: by the published tables; or because an
+/// extension comes along, for all of them do where the scope is the database.
+async fn behind(
+    session: &Connection,
+    needed: &Needed,
+    excluded: &[String],
+    scoped: bool,
+) -> Result<Vec<Behind>> {
+    let rows = session
+        .query(
+            "SELECT n.nspname::text, x.extname::text \
+               FROM pg_extension AS x JOIN pg_namespace AS n ON n.oid = x.extnamespace \
+              WHERE n.nspname = ANY ($1) ORDER BY x.extname",
+            &[&excluded],
+        )
+        .await?;
+    let mut out = Vec::new();
+    for row in rows {
+        let get = |e: tokio_postgres::Error| session.error(&e);
+        let (schema_name, name): (String, String) =
+            (row.try_get(0).map_err(get)?, row.try_get(1).map_err(get)?);
+        if !scoped || needed.has("extension", None, &name) {
+            out.push(Behind { class: "extension".to_owned(), schema_name, name });
+        }
+    }
+    // Row types come with their tables, arrays with their elements.
+    let comes_with_another = |schema: &str, name: &str| {
+        let element = name.strip_prefix('_');
+        needed.has("relation", Some(schema), name)
+            || element.is_some_and(|element| needed.has("type", Some(schema), element))
+    };
+    let objects = needed
+        .in_schemas(excluded)
+        .filter(|(class, schema, name)| *class != "type" || !comes_with_another(schema, name));
+    out.extend(objects.map(|(class, schema, name)| Behind {
+        class: class.to_owned(),
+        schema_name: schema.to_owned(),
+        name: name.to_owned(),
+    }));
+    Ok(out)
 }
 
 async fn content(facts: &Facts<'_>, session: &Connection) -> Result<Content> {

@@ -262,7 +262,7 @@ mod tests {
             token: String::new(),
             preloaded: true,
             libraries: String::new(),
-            unfit_programs: Vec::new(),
+            programs: crate::preflight::programs::Programs::default(),
             here: (String::new(), String::new()),
             copy_workers: 1,
             servers: vec![

@@ -301,28 +301,35 @@ impl Connection {
 /// # Errors
 /// The server's; 55P03 where one does not end.
 pub async fn end_sessions(session: &Connection, purpose: Purpose) -> Result<()> {
+    let name = purpose.application_name();
+    let found: Vec<i32> = session
+        .value(
+            "SELECT coalesce(array_agg(pid), '{}') FROM pg_stat_activity \
+              WHERE application_name = $1 AND datname = current_database() \
+                AND pid <> pg_backend_pid()",
+            &[&name],
+        )
+        .await?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    // False also where one has ended by itself meanwhile: who is left tells.
+    let terminate = "SELECT pg_terminate_backend(p.pid, 10000) FROM unnest($1::int[]) AS p (pid)";
+    session.query(terminate, &[&found]).await?;
     let ended: bool = session
         .value(
-            "SELECT coalesce(bool_and(pg_terminate_backend(pid, 10000)), true) \
-               FROM pg_stat_activity WHERE application_name = $1 \
-                AND datname = current_database() AND pid <> pg_backend_pid()",
-            &[&purpose.application_name()],
+            "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity \
+                                 WHERE pid = ANY ($1) AND application_name = $2)",
+            &[&found, &name],
         )
         .await?;
     match ended {
         true => Ok(()),
         false => Err(Error::new(
             Kind::LockNotAvailable,
-            format!(
-                "a session \"{}\" on {} does not end",
-                purpose.application_name(),
-                session.label
-            ),
+            format!("a session \"{name}\" on {} does not end", session.label),
         )
-        .hint(format!(
-            "See pg_stat_activity there for application_name \"{}\".",
-            purpose.application_name()
-        ))),
+        .hint(format!("See pg_stat_activity there for application_name \"{name}\"."))),
     }
 }
 
