@@ -102,6 +102,31 @@ $types$;
 COMMENT ON FUNCTION reshard.key_types(oid, name[]) IS
     'numbers of the types and collations of a table''s columns: keys with the same ones are placed in the same way';
 
+CREATE FUNCTION reshard.incomparable_columns(relation oid, column_names name[]) RETURNS name[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $incomparable$
+    SELECT coalesce(array_agg(a.attname ORDER BY a.attnum), '{}')
+      FROM pg_attribute AS a
+      JOIN pg_type AS d ON d.oid = a.atttypid
+      JOIN pg_type AS b ON b.oid = CASE WHEN d.typtype = 'd' THEN d.typbasetype ELSE d.oid END
+      -- Arrays compare by what they hold.
+      JOIN pg_type AS t ON t.oid = CASE WHEN b.typlen = -1 AND b.typelem <> 0 THEN b.typelem ELSE b.oid END
+     WHERE a.attrelid = $1 AND a.attname = ANY ($2) AND a.attnum > 0 AND NOT a.attisdropped
+       -- The others have the equality of their kind.
+       AND t.typtype = 'b'
+       -- 403 is the access method btree, 405 is hash.
+       AND NOT EXISTS (
+               SELECT FROM pg_opclass AS o
+                WHERE o.opcdefault AND o.opcmethod IN (403, 405)
+                  AND (o.opcintype = t.oid
+                       OR EXISTS (SELECT FROM pg_cast AS c
+                                   WHERE c.castsource = t.oid AND c.casttarget = o.opcintype
+                                     AND c.castmethod = 'b' AND c.castcontext = 'i')))
+$incomparable$;
+COMMENT ON FUNCTION reshard.incomparable_columns(oid, name[]) IS
+    'those of a table''s columns whose types have no equality, like json, xml and point: a row can''t be found by its values';
+
 CREATE TABLE reshard.key_mapping (
     cluster_name text NOT NULL,
     column_name name NOT NULL,
@@ -123,7 +148,7 @@ COMMENT ON COLUMN reshard.key_mapping.upper_bound IS 'the first key after a rang
 CREATE FUNCTION reshard.key_text(key anyelement) RETURNS text
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
-SET DateStyle = 'ISO'
+SET DateStyle = 'ISO, MDY'
 SET IntervalStyle = 'postgres'
 SET TimeZone = 'UTC'
 SET extra_float_digits = 3
@@ -302,6 +327,7 @@ CREATE TABLE reshard.copy_table (
     source_key name[],
     source_method text,
     row_filter text,
+    filter_columns name[] NOT NULL DEFAULT '{}',
     format text NOT NULL DEFAULT 'binary' CHECK (format IN ('binary', 'text')),
     identity text NOT NULL DEFAULT 'd',
     identity_index name,
@@ -323,6 +349,7 @@ COMMENT ON COLUMN reshard.copy_table.source_method IS 'how values of source_key 
 COMMENT ON COLUMN reshard.copy_table.source_key IS 'sharding key of a source cluster of several shards; null where each of its shards has the table whole, or where there is one';
 COMMENT ON COLUMN reshard.copy_table.relation IS 'oid in this database';
 COMMENT ON COLUMN reshard.copy_table.row_filter IS 'row filter of the user''s publication, as an expression over the table''s columns';
+COMMENT ON COLUMN reshard.copy_table.filter_columns IS 'columns that row_filter looks at';
 COMMENT ON COLUMN reshard.copy_table.identity IS 'pg_class.relreplident as it was before the migration';
 COMMENT ON COLUMN reshard.copy_table.identity_index IS 'the index that was the replica identity, where identity is i';
 COMMENT ON COLUMN reshard.copy_table.status IS
@@ -403,11 +430,14 @@ CREATE TABLE reshard.ddl (
     task_id bigint NOT NULL,
     id bigint NOT NULL GENERATED ALWAYS AS IDENTITY,
     sql text NOT NULL,
+    made jsonb NOT NULL,
     at timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (token, task_id, id)
 );
 COMMENT ON TABLE reshard.ddl IS
     'DDL that flows replay: a row is published to the shards, where its arrival runs the statement';
+COMMENT ON COLUMN reshard.ddl.made IS
+    'objects that the statement makes: each with its kind (schema, table, index, column), its name, and of a column its own';
 
 -- Cutover -------------------------------------------------------------------
 

@@ -62,5 +62,9 @@ COMMENT ON FUNCTION reshard_apply_error(oid) IS
     'what the apply worker of a subscription failed with last; for superusers';
 COMMENT ON FUNCTION reshard_added_columns(text) IS
     'names of the columns that an ALTER TABLE adds, null for any other statement; for the DDL guard';
+COMMENT ON FUNCTION reshard_concurrently_changed(text) IS
+    'the table or index that a statement with CONCURRENTLY is about, null for any other statement; for the DDL guard';
+COMMENT ON FUNCTION reshard_commits_early(text) IS
+    'whether a statement commits before its end, or ends one that did; for the DDL guard';
 
 REVOKE ALL ON FUNCTION reshard_copy_part(text), reshard_apply_error(oid) FROM PUBLIC;

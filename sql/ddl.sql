@@ -30,6 +30,47 @@ $is_moved$;
 COMMENT ON FUNCTION reshard.is_moved(bigint, text, oid) IS
     'whether a table, a partition of it or a table above it belongs to a migration';
 
+CREATE FUNCTION reshard.users_of_type(type oid) RETURNS SETOF oid
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $users$
+    -- Arrays, domains, composite types and ranges over it, row types of tables among them.
+    WITH RECURSIVE holder (type) AS (
+        SELECT $1
+        UNION
+        SELECT x.type
+          FROM holder AS h
+          JOIN pg_depend AS d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = h.type
+         CROSS JOIN LATERAL (
+                  SELECT d.objid WHERE d.classid = 'pg_type'::regclass
+                  UNION ALL
+                  SELECT c.reltype FROM pg_class AS c
+                   WHERE d.classid = 'pg_class'::regclass AND c.oid = d.objid AND c.reltype <> 0
+               ) AS x (type)
+    )
+    SELECT DISTINCT c.oid
+      FROM holder AS h
+      JOIN pg_depend AS d ON d.refclassid = 'pg_type'::regclass AND d.refobjid = h.type
+                         AND d.classid = 'pg_class'::regclass AND d.objsubid <> 0
+      JOIN pg_class AS c ON c.oid = d.objid AND c.relkind IN ('r', 'p')
+$users$;
+COMMENT ON FUNCTION reshard.users_of_type(oid) IS
+    'tables with a column of a type, or of one that is made of it';
+
+CREATE FUNCTION reshard.heirs_of(relation oid) RETURNS SETOF oid
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $heirs$
+    WITH RECURSIVE heir (oid) AS (
+        SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = $1
+        UNION
+        SELECT i.inhrelid FROM heir AS h JOIN pg_inherits AS i ON i.inhparent = h.oid
+    )
+    SELECT h.oid FROM heir AS h
+$heirs$;
+COMMENT ON FUNCTION reshard.heirs_of(oid) IS
+    'tables that inherit from a table, which ALTER TABLE of it alters as well';
+
 CREATE FUNCTION reshard.changed_by_ddl()
 RETURNS TABLE (identity text, relation oid, publication text, classid oid, objid oid, objsubid int,
                tag text, type text)
@@ -76,14 +117,16 @@ AS $changed$
                SELECT k.conrelid FROM pg_catalog.pg_constraint AS k
                 WHERE c.classid = 'pg_catalog.pg_constraint'::regclass AND k.oid = c.objid
                UNION ALL
-               SELECT DISTINCT d.objid
-                 FROM pg_catalog.pg_type AS t
-                 JOIN pg_catalog.pg_depend AS d
-                   ON d.refclassid = 'pg_catalog.pg_type'::regclass
-                  AND d.refobjid IN (t.oid, nullif(t.typarray, 0))
-                  AND d.classid = 'pg_catalog.pg_class'::regclass
-                WHERE c.classid = 'pg_catalog.pg_type'::regclass AND t.oid = c.objid
-                  AND c.command_tag LIKE 'ALTER %'
+               SELECT u.oid FROM reshard.users_of_type(
+                   CASE c.classid
+                       WHEN 'pg_catalog.pg_type'::regclass THEN c.objid
+                       WHEN 'pg_catalog.pg_class'::regclass THEN
+                           (SELECT x.reltype FROM pg_catalog.pg_class AS x WHERE x.oid = c.objid)
+                   END) AS u (oid)
+                WHERE c.command_tag LIKE 'ALTER %'
+               UNION ALL
+               SELECT h.oid FROM reshard.heirs_of(c.objid) AS h (oid)
+                WHERE c.classid = 'pg_catalog.pg_class'::regclass AND c.command_tag = 'ALTER TABLE'
                UNION ALL
                SELECT x.prrelid FROM pg_catalog.pg_publication_rel AS x
                 WHERE c.classid = 'pg_catalog.pg_publication_rel'::regclass AND x.oid = c.objid
@@ -96,6 +139,22 @@ AS $changed$
 $changed$;
 COMMENT ON FUNCTION reshard.changed_by_ddl() IS
     'tables and publications that the DDL of an event trigger has changed';
+
+CREATE FUNCTION reshard.is_planned_index(task_id bigint, publication text, schema text, name text)
+RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $planned$
+    SELECT EXISTS (
+        SELECT FROM reshard.schema_statement AS s
+         WHERE s.task_id = $1 AND s.shard = 0
+           AND s.kind IN ('index', 'primary_key', 'unique', 'exclusion')
+           AND s.schema_name = $3 AND s.object_name = $4
+           AND reshard.is_moved($1, $2, pg_catalog.to_regclass(
+                   pg_catalog.format('%I.%I', s.table_schema, s.table_name))))
+$planned$;
+COMMENT ON FUNCTION reshard.is_planned_index(bigint, text, text, text) IS
+    'whether an index, which may be gone, belongs to a table of a migration, by the plan of its schema';
 
 CREATE FUNCTION reshard.dropped_by_ddl(task_id bigint, publication text)
 RETURNS TABLE (identity text)
@@ -116,13 +175,7 @@ AS $dropped$
            WHEN 'publication' THEN d.object_name = $2
            WHEN 'publication relation' THEN $2 = ANY (d.address_args)
            WHEN 'publication namespace' THEN $2 = ANY (d.address_args)
-           WHEN 'index' THEN EXISTS (
-               SELECT FROM reshard.schema_statement AS s
-                WHERE s.task_id = $1 AND s.shard = 0
-                  AND s.kind IN ('index', 'primary_key', 'unique', 'exclusion')
-                  AND s.schema_name = d.schema_name AND s.object_name = d.object_name
-                  AND reshard.is_moved($1, $2, pg_catalog.to_regclass(
-                          pg_catalog.format('%I.%I', s.table_schema, s.table_name))))
+           WHEN 'index' THEN reshard.is_planned_index($1, $2, d.schema_name, d.object_name)
            WHEN 'trigger' THEN d.original AND reshard.is_moved($1, $2, pg_catalog.to_regclass(
                    pg_catalog.format('%I.%I', d.address_names[1], d.address_names[2])))
            WHEN 'policy' THEN d.original AND reshard.is_moved($1, $2, pg_catalog.to_regclass(
@@ -149,10 +202,14 @@ BEGIN
         SELECT d.identity, NULL::oid, NULL::oid, NULL::oid, NULL::int, NULL, NULL
           FROM reshard.dropped_by_ddl($2, $3) AS d;
     ELSE
+        -- Each object once, for itself if it is a table of the migration.
         RETURN QUERY
-        SELECT DISTINCT c.identity, c.relation, c.classid, c.objid, c.objsubid, c.tag, c.type
+        SELECT DISTINCT ON (c.identity, c.classid, c.objid, c.objsubid, c.tag, c.type)
+               c.identity, c.relation, c.classid, c.objid, c.objsubid, c.tag, c.type
           FROM reshard.changed_by_ddl() AS c
-         WHERE c.publication = $3 OR reshard.is_moved($2, $3, c.relation);
+         WHERE c.publication = $3 OR reshard.is_moved($2, $3, c.relation)
+         ORDER BY c.identity, c.classid, c.objid, c.objsubid, c.tag, c.type,
+                  c.relation IS DISTINCT FROM c.objid, c.relation;
     END IF;
 END
 $changes$;
@@ -242,7 +299,7 @@ BEGIN
           AND tag IN ('CREATE INDEX', 'ALTER TABLE', 'CREATE SEQUENCE', 'ALTER SEQUENCE') THEN
         -- Keys, foreign keys and sequences of a new table come along with it.
         RETURN '';
-    ELSIF tag = 'ALTER TABLE' THEN
+    ELSIF tag = 'ALTER TABLE' AND (objid = relation OR reshard.is_known_table($1, $8)) THEN
         RETURN reshard.replayed_columns($1, $11, $8);
     END IF;
     RETURN NULL;
@@ -251,13 +308,41 @@ $replayed$;
 COMMENT ON FUNCTION reshard.replayed(bigint, text, text, text, text, oid, oid, oid, int, oid[], text) IS
     'the statements that do on the shards what DDL did here; empty where others do, null where it can''t be replayed';
 
-CREATE FUNCTION reshard.note_ddl(task_id bigint, tag text, identity text, statement text) RETURNS void
+CREATE FUNCTION reshard.made_by_ddl(
+    task_id bigint, tag text, relation oid, classid oid, objid oid, query text)
+RETURNS jsonb
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $made$
+    SELECT coalesce((
+        SELECT CASE
+               WHEN $2 = 'CREATE INDEX' THEN
+                   jsonb_build_array(jsonb_build_object('kind', 'index', 'name', o.name))
+               WHEN $2 = 'ALTER TABLE' THEN
+                   (SELECT jsonb_agg(jsonb_build_object('kind', 'column', 'name', o.name, 'column', a.name))
+                      FROM unnest(reshard_added_columns($6)) AS a (name))
+               WHEN $2 IN ('CREATE TABLE', 'ALTER PUBLICATION') THEN
+                   CASE WHEN reshard.is_known_schema($1, o.schema) THEN '[]'::jsonb
+                        ELSE jsonb_build_array(jsonb_build_object(
+                                 'kind', 'schema', 'name', quote_ident(o.schema))) END
+                   || jsonb_build_object('kind', 'table', 'name', o.name)
+               END
+          FROM (SELECT format('%I.%I', n.nspname, c.relname) AS name, n.nspname AS schema
+                  FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                 WHERE c.oid = CASE WHEN $2 = 'ALTER PUBLICATION' THEN $3
+                                    WHEN $4 = 'pg_class'::regclass THEN $5 END) AS o), '[]')
+$made$;
+COMMENT ON FUNCTION reshard.made_by_ddl(bigint, text, oid, oid, oid, text) IS
+    'objects that a replayed statement makes on the shards, in the order of their making';
+
+CREATE FUNCTION reshard.note_ddl(task_id bigint, tag text, identity text, statement text, made jsonb)
+RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $note$
 BEGIN
     IF statement IS NOT NULL THEN
-        INSERT INTO reshard.ddl (token, task_id, sql) VALUES (reshard.token(), $1, $4);
+        INSERT INTO reshard.ddl (token, task_id, sql, made) VALUES (reshard.token(), $1, $4, $5);
     END IF;
     INSERT INTO reshard.event (task_id, severity, kind, message, detail)
     VALUES ($1, CASE WHEN statement IS NULL THEN 'warning' ELSE 'info' END, 'ddl',
@@ -266,12 +351,19 @@ BEGIN
                                'done', CASE WHEN statement IS NULL THEN 'written down' ELSE 'replayed' END));
 END
 $note$;
-COMMENT ON FUNCTION reshard.note_ddl(bigint, text, text, text) IS
+COMMENT ON FUNCTION reshard.note_ddl(bigint, text, text, text, jsonb) IS
     'writes DDL down, and has the flows of a migration bring it to the shards where there is a statement for it';
 
+-- Values stand in statements as text: the settings are those that replay_ddl() runs them with.
 CREATE FUNCTION reshard.guard_ddl() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
+SET DateStyle = 'ISO, YMD'
+SET IntervalStyle = 'postgres'
+SET TimeZone = 'UTC'
+SET extra_float_digits = 3
+SET lc_monetary = 'C'
+SET standard_conforming_strings = on
 AS $guard$
 DECLARE
     running record;
@@ -302,19 +394,24 @@ BEGIN
                 reshard.replayed(running.id, running.destination, change.tag, change.type, change.identity,
                                  change.relation, change.classid, change.objid, change.objsubid, made,
                                  current_query()) END;
-            IF running.mode = 'block' OR running.mode = 'replay' AND statement IS NULL THEN
+            -- What has committed by now would stay half done.
+            IF (running.mode = 'block' OR running.mode = 'replay' AND statement IS NULL)
+               AND NOT coalesce(reshard_commits_early(current_query()), false) THEN
                 statement := reshard.refuse_ddl(
                     TG_TAG, change.identity, running.shown, running.publication,
                     running.source, running.destination, running.mode, running.about);
             ELSIF statement IS DISTINCT FROM '' THEN
-                PERFORM reshard.note_ddl(running.id, TG_TAG, change.identity, statement);
+                PERFORM reshard.note_ddl(
+                    running.id, TG_TAG, change.identity, statement,
+                    reshard.made_by_ddl(running.id, change.tag, change.relation, change.classid,
+                                        change.objid, current_query()));
             END IF;
         END LOOP;
         -- They forbid nobody anything while the tables move: never refused.
         IF TG_TAG IN ('GRANT', 'REVOKE') AND TG_EVENT = 'ddl_command_end' AND running.id IS NOT NULL THEN
             PERFORM reshard.note_ddl(
                         running.id, TG_TAG, r.oid::regclass::text,
-                        CASE WHEN flowing THEN reshard.replayed_privileges(running.id, r.oid) END)
+                        CASE WHEN flowing THEN reshard.replayed_privileges(running.id, r.oid) END, '[]')
                FROM reshard.regranted(running.id) AS r (oid);
         END IF;
     END LOOP;
@@ -323,46 +420,53 @@ $guard$;
 COMMENT ON FUNCTION reshard.guard_ddl() IS
     'event trigger that forbids, or writes down, DDL on the tables of running migrations';
 
-CREATE FUNCTION reshard.guard_concurrent_index(relation oid) RETURNS text
+CREATE FUNCTION reshard.refuse_concurrent_ddl(tag text, relation oid) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
-AS $guard$
+AS $refuse$
 DECLARE
     running record;
+    command text := CASE tag WHEN 'ALTER TABLE' THEN 'ALTER TABLE ... DETACH PARTITION ... CONCURRENTLY'
+                             ELSE tag || ' CONCURRENTLY' END;
+    refused text;
 BEGIN
     FOR running IN SELECT * FROM reshard.running_migrations() LOOP
-        IF (running.mode = 'block' OR running.mode = 'replay' AND NOT reshard.is_flowing(running.id))
-           AND reshard.is_moved(running.id, running.publication, relation) THEN
-            RETURN reshard.refuse_ddl(
-                'CREATE INDEX CONCURRENTLY', relation::regclass::text, running.shown, running.publication,
+        CONTINUE WHEN running.mode = 'allow'
+                   -- An index can be replayed once it is there.
+                   OR running.mode = 'replay' AND tag = 'CREATE INDEX' AND reshard.is_flowing(running.id);
+        IF tag = 'DROP INDEX' AND EXISTS (
+               SELECT FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                WHERE c.oid = $2
+                  AND reshard.is_planned_index(running.id, running.publication, n.nspname, c.relname))
+           OR tag <> 'DROP INDEX' AND reshard.is_moved(running.id, running.publication, $2) THEN
+            refused := reshard.refuse_ddl(
+                command, $2::regclass::text, running.shown, running.publication,
                 running.source, running.destination, running.mode, running.about);
         END IF;
     END LOOP;
-    RETURN NULL;
 END
-$guard$;
-COMMENT ON FUNCTION reshard.guard_concurrent_index(oid) IS
-    'refuses to build an index on a table of a running migration before it has begun: afterwards it would stay, invalid';
+$refuse$;
+COMMENT ON FUNCTION reshard.refuse_concurrent_ddl(text, oid) IS
+    'refuses DDL that commits before its end, on a table of a running migration, before it has begun: afterwards it would stay half done';
 
--- Without a search_path of its own: the table's name is looked up as the user's.
+-- Without a search_path of its own: names are looked up as the user's.
 CREATE FUNCTION reshard.guard_concurrently() RETURNS event_trigger
 LANGUAGE plpgsql
 AS $guard$
 DECLARE
     relation pg_catalog.oid;
-    refused text;
 BEGIN
     IF pg_catalog.current_setting('reshard.ddl_guard', true) OPERATOR(pg_catalog.=) 'off' THEN
         RETURN;
     END IF;
-    relation := pg_catalog.reshard_concurrently_indexed(pg_catalog.current_query());
+    relation := pg_catalog.reshard_concurrently_changed(pg_catalog.current_query());
     IF relation IS NOT NULL THEN
-        refused := reshard.guard_concurrent_index(relation);
+        PERFORM reshard.refuse_concurrent_ddl(TG_TAG, relation);
     END IF;
 END
 $guard$;
 COMMENT ON FUNCTION reshard.guard_concurrently() IS
-    'event trigger that forbids CREATE INDEX CONCURRENTLY on tables of running migrations before it begins';
+    'event trigger that forbids DDL with CONCURRENTLY on tables of running migrations before it begins';
 
 CREATE FUNCTION reshard.guard_extension() RETURNS event_trigger
 LANGUAGE plpgsql SECURITY DEFINER

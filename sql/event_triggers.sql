@@ -1,10 +1,12 @@
 -- The event triggers of the DDL guard. After everything else: they would fire for the
 -- extension's own objects, before there is all that they call.
 
-CREATE EVENT TRIGGER reshard_index ON ddl_command_start WHEN TAG IN ('CREATE INDEX')
+CREATE EVENT TRIGGER reshard_concurrently ON ddl_command_start
+    WHEN TAG IN ('CREATE INDEX', 'DROP INDEX', 'ALTER TABLE')
     EXECUTE FUNCTION reshard.guard_concurrently();
-ALTER EVENT TRIGGER reshard_index ENABLE ALWAYS;
-COMMENT ON EVENT TRIGGER reshard_index IS 'indexes that are built concurrently on tables of running migrations';
+ALTER EVENT TRIGGER reshard_concurrently ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER reshard_concurrently IS
+    'DDL on tables of running migrations that commits before its end';
 
 CREATE EVENT TRIGGER reshard_extension ON ddl_command_start WHEN TAG IN ('DROP EXTENSION')
     EXECUTE FUNCTION reshard.guard_extension();

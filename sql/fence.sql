@@ -10,9 +10,8 @@ DECLARE
     flag record;
 BEGIN
     -- The trigger is enabled ALWAYS, so that no session gets by that calls itself
-    -- a replica. Those that bring what the other cluster wrote do, and a DBA who
-    -- mends a conflict.
-    IF pg_catalog.current_setting('application_name') IN ('reshard copy', 'reshard repair')
+    -- a replica. Those that bring what the other cluster wrote do.
+    IF pg_catalog.current_setting('application_name') = 'reshard copy'
        OR (pg_catalog.current_setting('session_replication_role') = 'replica'
            AND EXISTS (SELECT FROM pg_catalog.pg_stat_get_subscription(NULL) AS w
                          JOIN pg_catalog.pg_subscription AS s ON s.oid = w.subid
@@ -23,6 +22,11 @@ BEGIN
     -- The lease: a cutover takes this lock exclusively, so it waits for those
     -- that have written, and holds those that are about to.
     PERFORM pg_catalog.pg_advisory_xact_lock_shared(1919251304, 0);
+    -- A DBA who mends a conflict writes to the closed cluster; on the active one he is
+    -- waited for like others.
+    IF pg_catalog.current_setting('application_name') = 'reshard repair' THEN
+        RETURN NULL;
+    END IF;
     -- The latch: read outside of any snapshot, so that a REPEATABLE READ
     -- transaction sees it as well.
     SELECT s.last_value INTO latch FROM reshard.latch AS s;
@@ -61,7 +65,7 @@ CREATE OR REPLACE FUNCTION reshard.detoast() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET extra_float_digits = 3
-SET DateStyle = 'ISO'
+SET DateStyle = 'ISO, MDY'
 SET IntervalStyle = 'postgres'
 AS $detoast$
 BEGIN

@@ -156,10 +156,13 @@ AS $columns$
           JOIN pg_type AS t ON t.oid = a.atttypid
           LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
          WHERE NOT a.attisdropped AND a.attgenerated = '' AND a.attidentity = ''
-           -- A default that is no constant could be another value on each server.
-           AND NOT EXISTS (SELECT FROM regexp_matches(d.adbin::text, '\{([A-Z]+)', 'g') AS e (node)
+           -- A default, the column's or its domain's, that is no constant could be another value
+           -- on each server.
+           AND NOT EXISTS (SELECT FROM regexp_matches(coalesce(d.adbin, t.typdefaultbin)::text,
+                                                      '\{([A-Z]+)', 'g') AS e (node)
                             WHERE e.node[1] NOT IN ('CONST', 'FUNCEXPR', 'RELABELTYPE'))
-           AND NOT EXISTS (SELECT FROM regexp_matches(d.adbin::text, ':funcid (\d+)', 'g') AS e (id)
+           AND NOT EXISTS (SELECT FROM regexp_matches(coalesce(d.adbin, t.typdefaultbin)::text,
+                                                      ':funcid (\d+)', 'g') AS e (id)
                              LEFT JOIN pg_proc AS p ON p.oid = e.id[1]::oid AND p.oid < 16384
                             WHERE p.provolatile IS DISTINCT FROM 'i')
            AND reshard.is_known_type($1, a.atttypid)
@@ -247,6 +250,10 @@ AS $privileges$
                CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END AS keyword,
                -- Owners that are left out may be other roles there, with privileges of their own.
                NOT reshard.leaves_out_owners($1) AS with_owner,
+               ARRAY(SELECT x.privilege_type
+                       FROM aclexplode(acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char",
+                                                  c.relowner)) AS x
+                      WHERE x.grantee = c.relowner ORDER BY x.privilege_type) AS every,
                format('%I.%I', n.nspname, c.relname) AS name
           FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
          WHERE c.oid = $2
@@ -260,13 +267,16 @@ AS $privileges$
           FROM pg_attribute AS a CROSS JOIN LATERAL aclexplode(a.attacl) AS x
          WHERE a.attrelid = $2 AND NOT a.attisdropped
     ), granted AS (
-        SELECT format('GRANT %s ON %s %s TO %s%s', string_agg(i.privilege, ', ' ORDER BY i.privilege),
+        -- All of them go by that word: a server of another version may have more or fewer.
+        SELECT format('GRANT %s ON %s %s TO %s%s',
+                      CASE WHEN array_agg(i.privilege ORDER BY i.privilege) = t.every THEN 'ALL'
+                           ELSE string_agg(i.privilege, ', ' ORDER BY i.privilege) END,
                       t.keyword, t.name, coalesce(quote_ident(r.rolname), 'PUBLIC'),
                       CASE WHEN i.is_grantable THEN ' WITH GRANT OPTION' END) AS statement
           FROM item AS i
          CROSS JOIN target AS t
           LEFT JOIN pg_roles AS r ON r.oid = i.grantee
-         GROUP BY t.keyword, t.name, i.grantee, r.rolname, i.is_grantable
+         GROUP BY t.keyword, t.name, t.every, i.grantee, r.rolname, i.is_grantable
     )
     -- Whoever has any there has just these afterwards.
     SELECT concat_ws(E';\n',

@@ -139,7 +139,7 @@ BEGIN
               JOIN pg_namespace AS q ON q.oid = p.relnamespace
              WHERE i.inhrelid = c.oid) AS parent,
            (SELECT array_agg('toast.' || o) FROM unnest(t.reloptions) AS o) AS toast_options,
-           r.rolname AS owner, c.relowner, c.relacl
+           r.rolname AS owner, c.relowner
       INTO made
       FROM pg_class AS c
       JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -214,9 +214,15 @@ BEGIN
     IF NOT reshard.leaves_out_owners($1) THEN
         statements := statements || format('ALTER TABLE %s OWNER TO %I', made.name, made.owner);
     END IF;
-    IF made.relacl IS NOT NULL THEN
-        statements := statements || reshard.replayed_privileges($1, $3);
-    END IF;
+    -- Also where none were ever given: the shard may have default privileges of its own.
+    statements := statements
+        || reshard.replayed_privileges($1, $3)
+        || ARRAY(SELECT reshard.replayed_privileges($1, s.oid)
+                   FROM pg_depend AS d
+                   JOIN pg_class AS s ON s.oid = d.objid AND s.relkind = 'S'
+                  WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+                    AND d.refobjid = $3 AND d.deptype IN ('a', 'i')
+                  ORDER BY s.relname);
     -- Null among them: the whole is null.
     RETURN CASE WHEN array_position(statements, NULL) IS NULL THEN array_to_string(statements, E';\n') END;
 END

@@ -232,6 +232,7 @@ fn materialized_views_are_filled_last_in_their_order() {
             "REFRESH MATERIALIZED VIEW \"app\".\"unfilled\"",
         ]
     );
+    assert!(last.iter().all(|s| s.settings == ["SET row_security = on"]));
 }
 
 #[test]

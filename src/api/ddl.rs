@@ -17,11 +17,20 @@ fn reshard_added_columns(statement: &str) -> Option<Vec<String>> {
     ddl::added_columns(statement)
 }
 
-/// The table that a statement builds an index on concurrently, by the caller's search
-/// path; null where it does anything else.
+/// What a statement with CONCURRENTLY is about, by the caller's search path: the table of
+/// the index that it builds, the index that it drops, the table that it detaches a partition
+/// from; null where it does anything else.
 #[pg_extern(stable, strict, parallel_unsafe)]
-fn reshard_concurrently_indexed(statement: &str) -> Option<pg_sys::Oid> {
-    ddl::concurrently_indexed(statement)
+fn reshard_concurrently_changed(statement: &str) -> Option<pg_sys::Oid> {
+    ddl::concurrently_changed(statement)
+}
+
+/// Whether a statement commits before its end, or ends one that did: refused then, it
+/// would stay half done.
+#[pg_extern(stable, strict, parallel_safe)]
+#[search_path(pg_catalog, pg_temp)]
+fn reshard_commits_early(statement: &str) -> bool {
+    ddl::commits_early(statement)
 }
 
 /// Has a new table take part in the flows of a migration; the statements that the

@@ -146,20 +146,12 @@ impl Session {
                 None => return Err(given_up(connection)),
             }
         };
-        // The end of the COPY, the mark and the commit travel together. After an
-        // error of the COPY the mark is refused, so nothing is committed.
-        let mark = job.mark(rows);
-        let (copied, committed) =
-            futures::future::join(sink.as_mut().finish(), connection.batch(&mark)).await;
-        let copied = copied.map_err(|e| failed(&e))?;
-        committed?;
+        let copied = sink.as_mut().finish().await.map_err(|e| failed(&e))?;
+        // Before the mark: what has it is never looked at again.
         if copied != rows {
-            return Err(Error::internal(format!(
-                "{} took {copied} rows of {rows}",
-                connection.label()
-            )));
+            return Err(refused_rows(connection, copied, rows));
         }
-        Ok(())
+        connection.batch(&job.mark(rows)).await
     }
 
     /// Opens the transaction and prepares the COPY, in one round trip.
@@ -207,6 +199,15 @@ fn lost(connection: &Connection) -> Error {
 
 fn given_up(connection: &Connection) -> Error {
     Error::new(Kind::Cancelled, format!("copy to {} was given up", connection.label()))
+}
+
+fn refused_rows(connection: &Connection, copied: u64, rows: u64) -> Error {
+    Error::new(Kind::Mismatch, format!("{} took {copied} rows of {rows}", connection.label()))
+        .detail("Nothing of this part was committed there.")
+        .hint(
+            "Look there for a BEFORE INSERT trigger of the table that is enabled ALWAYS or \
+             REPLICA and drops rows, and disable it.",
+        )
 }
 
 #[cfg(test)]

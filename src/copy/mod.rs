@@ -10,7 +10,7 @@
 //! - [`run`]`(task_id, wave, ...).await`, between transactions, on the coordinator's
 //!   runtime: copies, and says with [`Finished`] whether tables are left over.
 //!   Tables become `copied` one by one. Drop the future to stop.
-//! - for tables that are left over, [`reset_table`]`(task_id, table_id,
+//! - for tables that are left over, [`reset_tables`]`(task_id, tables,
 //!   shards).await`, then the next wave as above.
 //!
 //! Progress: `reshard.copy_part.rows`, `.bytes`, `.blocks_done` (never goes
@@ -39,5 +39,5 @@ pub use nodes::{end_backends, Node};
 pub use part::{met_unplaced, reopen_failed};
 pub use plan::{next_wave, plan, plan_parts, plan_source_keys, waves};
 pub use pool::{run, Finished};
-pub use reset::{empty_extension_tables, reset_table};
+pub use reset::{empty_extension_tables, reset_tables};
 pub use work::work;

@@ -23,8 +23,7 @@ use crate::remote::{self, Connection, Endpoint, Purpose};
 const SESSION: &str = "SET log_statement = 'none'; SET log_min_duration_statement = -1; \
      SET log_min_duration_sample = -1; SET log_transaction_sample_rate = 0; SET log_duration = off; \
      SET log_min_error_statement = 'panic'; SET log_parameter_max_length_on_error = 0; \
-     SET auto_explain.log_min_duration = -1; SET client_connection_check_interval = 500; \
-     SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3";
+     SET auto_explain.log_min_duration = -1; SET client_connection_check_interval = 500";
 
 /// Another source shard, and what its backends need to copy parts of a wave.
 pub struct Node {

@@ -301,18 +301,20 @@ pub(crate) fn free_own(task_id: i64, node: ShardNo, pid: i32) -> Result<()> {
     })
 }
 
-/// Forgets what was copied of a table: it waits for another wave.
-pub(crate) fn forget_table(task_id: i64, table_id: i32) -> Result<()> {
+/// Forgets what was copied of tables: they wait for another wave.
+pub(crate) fn forget_tables(task_id: i64, tables: &[i32]) -> Result<()> {
     take_turn(task_id)?;
+    let of_tables =
+        [Arg::I64(task_id), Arg::Texts(tables.iter().map(ToString::to_string).collect())];
     db::execute(
-        "DELETE FROM reshard.copy_part WHERE task_id = $1 AND table_id = $2",
-        &[Arg::I64(task_id), Arg::I32(table_id)],
+        "DELETE FROM reshard.copy_part WHERE task_id = $1 AND table_id::text = ANY ($2)",
+        &of_tables,
     )?;
     db::execute(
         "UPDATE reshard.copy_table SET status = 'pending', wave = NULL, error = NULL, \
                 started_at = NULL, finished_at = NULL \
-          WHERE task_id = $1 AND table_id = $2",
-        &[Arg::I64(task_id), Arg::I32(table_id)],
+          WHERE task_id = $1 AND table_id::text = ANY ($2)",
+        &of_tables,
     )
     .map(|_| ())
 }

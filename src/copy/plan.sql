@@ -2,14 +2,24 @@
 -- columns that COPY brings, the sharding key and the form on the wire.
 -- $1 task, $2 publication, $3 destination cluster.
 WITH RECURSIVE published AS (
-    SELECT c.oid, c.relkind, p.attnames, p.rowfilter
+    SELECT c.oid, c.relkind, p.attnames, p.rowfilter,
+           -- The columns in the filter's expression.
+           ARRAY(SELECT DISTINCT a.attname
+                   FROM pg_catalog.pg_publication AS b
+                   JOIN pg_catalog.pg_publication_rel AS r ON r.prpubid = b.oid AND r.prrelid = c.oid
+                  CROSS JOIN LATERAL pg_catalog.regexp_matches(
+                                         r.prqual::text, ':varattno (\d+)', 'g') AS v (number)
+                   JOIN pg_catalog.pg_attribute AS a
+                     ON a.attrelid = c.oid AND a.attnum = v.number[1]::int2
+                  WHERE b.pubname = $2) AS filter_columns
       FROM pg_catalog.pg_publication_tables AS p
       JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.schemaname
       JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename
      WHERE p.pubname = $2
 ), leaf AS (
     SELECT DISTINCT ON (c.oid)
-           c.oid, n.nspname, c.relname, c.relreplident, p.attnames, p.rowfilter
+           c.oid, n.nspname, c.relname, c.relreplident, p.attnames, p.rowfilter,
+           p.filter_columns
       FROM published AS p
      CROSS JOIN LATERAL (
               SELECT p.oid WHERE p.relkind <> 'p'
@@ -67,14 +77,14 @@ WITH RECURSIVE published AS (
 )
 INSERT INTO reshard.copy_table
        (task_id, table_id, relation, schema_name, table_name, columns, column_list, key_columns,
-        key_method, row_filter, format, identity, identity_index, bytes_total)
+        key_method, row_filter, filter_columns, format, identity, identity_index, bytes_total)
 SELECT $1,
        coalesce((SELECT pg_catalog.max(t.table_id) FROM reshard.copy_table AS t WHERE t.task_id = $1), 0)
            + pg_catalog.row_number() OVER (ORDER BY p.nspname, p.relname),
        p.oid, p.nspname, p.relname, coalesce(p.columns, '{}'),
        EXISTS (SELECT FROM attribute AS a
                 WHERE a.relation = p.oid AND NOT a.copied AND NOT a.generated),
-       p.key_columns, p.key_method, p.rowfilter,
+       p.key_columns, p.key_method, p.rowfilter, p.filter_columns,
        CASE WHEN p.as_text THEN 'text' ELSE 'binary' END, p.relreplident,
        (SELECT c.relname FROM pg_catalog.pg_index AS i
           JOIN pg_catalog.pg_class AS c ON c.oid = i.indexrelid

@@ -310,16 +310,26 @@ impl Pool {
     }
 
     fn finish(&self) -> Result<Finished> {
-        let rewritten: Vec<i32> = xact::transaction(|| {
+        let left: Vec<(i32, String)> = xact::transaction(|| {
             write_progress(self.task_id)?;
             db::rows(
-                "SELECT pg_catalog.to_jsonb(t.table_id) FROM reshard.copy_table AS t \
-                  WHERE t.task_id = $1 AND t.wave = $2 AND t.status = 'rewritten' \
+                "SELECT pg_catalog.jsonb_build_array(t.table_id, t.status) \
+                   FROM reshard.copy_table AS t \
+                  WHERE t.task_id = $1 AND t.wave = $2 AND t.status NOT IN ('copied', 'ready') \
                   ORDER BY t.table_id",
                 &[Arg::I64(self.task_id), Arg::I32(self.wave)],
             )
         })?;
-        Ok(if rewritten.is_empty() { Finished::Copied } else { Finished::Rewritten(rewritten) })
+        match left.iter().find(|(_, status)| status != "rewritten") {
+            Some((table_id, status)) => Err(Error::internal(format!(
+                "wave {} has no part left, but its table {table_id} is {status}",
+                self.wave
+            ))),
+            None if left.is_empty() => Ok(Finished::Copied),
+            None => {
+                Ok(Finished::Rewritten(left.into_iter().map(|(table_id, _)| table_id).collect()))
+            }
+        }
     }
 
     /// Waits until all workers are gone, at most so long.
@@ -372,6 +382,8 @@ fn write_progress(task_id: i64) -> Result<()> {
     Ok(())
 }
 
+/// Parts of a table that was rewritten count as long as they run: nobody claims them
+/// any more, and the next wave copies them.
 fn survey(task_id: i64, wave: i32, node: ShardNo) -> Result<Survey> {
     db::row(
         "SELECT pg_catalog.jsonb_build_object( \
@@ -389,10 +401,12 @@ fn survey(task_id: i64, wave: i32, node: ShardNo) -> Result<Survey> {
                           FROM reshard.copy_part AS f \
                           JOIN reshard.copy_table AS t USING (task_id, table_id) \
                          WHERE f.task_id = $1 AND t.wave = $2 AND f.status = 'failed' \
+                           AND t.status <> 'rewritten' \
                          ORDER BY f.finished_at LIMIT 1)) \
            FROM reshard.copy_part AS p \
            JOIN reshard.copy_table AS t USING (task_id, table_id) \
-          WHERE p.task_id = $1 AND t.wave = $2 AND p.status <> 'done'",
+          WHERE p.task_id = $1 AND t.wave = $2 AND p.status <> 'done' \
+            AND (t.status <> 'rewritten' OR p.status = 'running')",
         &[Arg::I64(task_id), Arg::I32(wave), Arg::I32(node.as_i32())],
     )?
     .ok_or_else(|| Error::internal("the survey of the copy returned no row"))

@@ -1,55 +1,136 @@
 //! Empties tables on the shards: what was copied, for another wave, and what
 //! extensions put there.
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use futures::future::try_join_all;
 
 use crate::cluster::Cluster;
 use crate::copy::part;
-use crate::error::{Context, Error, Result};
-use crate::pg::db::{self, Arg};
+use crate::error::{Context, Error, Kind, Result};
 use crate::pg::xact;
-use crate::remote::{self, quote, Connection, Purpose};
+use crate::remote::{self, blockers, quote, Connection, Purpose};
 use crate::state::{self, table::Table};
 
-/// Empties a table on all shards and forgets its parts, there and here; its
-/// status is `pending` afterwards, and it waits for another wave.
+/// How long a table is waited for: longer than a session of ours goes on that
+/// nobody serves any more (`tcp_keepalives_idle` and so on of [`remote::connect`]).
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Empties tables on all shards and forgets their parts, there and here; their
+/// status is `pending` afterwards, and they wait for another wave.
 ///
-/// The shards come first: after a crash in between the table is emptied again.
-/// A transaction of an ended worker that is still about to commit is waited for,
-/// since TRUNCATE needs the table for itself.
+/// What has arrived, only the shards know: a crash of this server may have taken
+/// the claims of parts back ([`xact::transaction_async`]), never their rows. The
+/// shards come first: after a crash in between they are asked again.
 ///
 /// # Errors
-/// The shard's, with the shard named.
-pub async fn reset_table(task_id: i64, table_id: i32, shards: &[Connection]) -> Result<()> {
-    let (name, status, token) = xact::transaction(|| {
-        let row: Option<(String, String, String)> = db::row(
-            "SELECT pg_catalog.jsonb_build_array(t.schema_name, t.table_name, t.status) \
-               FROM reshard.copy_table AS t WHERE t.task_id = $1 AND t.table_id = $2",
-            &[Arg::I64(task_id), Arg::I32(table_id)],
-        )?;
-        let (schema, table, status) =
-            row.ok_or_else(|| Error::missing(format!("task {task_id} has no table {table_id}")))?;
-        Ok((quote::qualified(&schema, &table), status, state::token()?))
-    })?;
-    if status == "pending" {
-        // No worker has begun with it: there is nothing on the shards.
-        return xact::transaction(|| part::forget_table(task_id, table_id));
-    }
-    let sql = format!(
-        "BEGIN; TRUNCATE ONLY {name}; DELETE FROM reshard.copied_part \
-          WHERE token = {} AND task_id = {task_id} AND table_id = {table_id}; COMMIT",
-        quote::literal(&token)
-    );
-    try_join_all(shards.iter().map(|shard| async {
-        let emptied = shard.batch(&sql).await;
-        if emptied.is_err() {
-            // The first error is the one to tell; a lost session needs no rollback.
-            drop(shard.batch("ROLLBACK").await);
+/// The shards', with the shard named; 55P03 where somebody is at a table, who is named.
+pub async fn reset_tables(task_id: i64, tables: &[&Table], shards: &[Connection]) -> Result<()> {
+    let owner = Owner { token: xact::transaction(state::token)?, task_id };
+    let begun = try_join_all(shards.iter().map(|shard| owner.begun_on(shard, tables))).await?;
+    let mut untouched = Vec::new();
+    for table in tables {
+        let id = table.table_id;
+        let holders = shards.iter().zip(&begun).filter(|(_, begun)| begun.contains(&id));
+        let emptied = try_join_all(holders.map(|(shard, _)| owner.empty(shard, table)))
+            .await
+            .context(format!("could not empty table {} for another copy", table.qualified()))?;
+        match emptied.is_empty() {
+            true => untouched.push(id),
+            false => xact::transaction(|| part::forget_tables(task_id, &[id]))?,
         }
-        emptied
-    }))
-    .await
-    .context(format!("could not empty table {name} for another copy"))?;
-    xact::transaction(|| part::forget_table(task_id, table_id))
+    }
+    xact::transaction(|| part::forget_tables(task_id, &untouched))
+}
+
+/// Whose parts they are: a task of this database.
+struct Owner {
+    token: String,
+    task_id: i64,
+}
+
+impl Owner {
+    /// Which of the tables have rows on a shard, or may yet get some from a session
+    /// whose worker is gone.
+    async fn begun_on(&self, shard: &Connection, tables: &[&Table]) -> Result<BTreeSet<i32>> {
+        let ids: Vec<i32> = tables.iter().map(|t| t.table_id).collect();
+        let names: Vec<String> = tables.iter().map(|t| t.qualified()).collect();
+        // Before the marks: what ends in between has left its mark, or nothing.
+        let loading: Vec<i32> = shard
+            .value(
+                "SELECT coalesce(array_agg(DISTINCT t.id), '{}') \
+                   FROM unnest($1::int[], $2::text[]) AS t (id, name) \
+                   JOIN pg_locks AS l ON l.relation = to_regclass(t.name) \
+                  WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted \
+                    AND l.pid IS DISTINCT FROM pg_backend_pid() \
+                    AND l.database = (SELECT oid FROM pg_database \
+                                       WHERE datname = current_database())",
+                &[&ids, &names],
+            )
+            .await?;
+        let marked: Vec<i32> = shard
+            .value(
+                "SELECT coalesce(array_agg(DISTINCT table_id), '{}') FROM reshard.copied_part \
+                  WHERE token = $1 AND task_id = $2 AND table_id = ANY ($3)",
+                &[&self.token, &self.task_id, &ids],
+            )
+            .await?;
+        Ok(loading.into_iter().chain(marked).collect())
+    }
+
+    /// Empties a table on one shard. A transaction that is still about to commit
+    /// rows is waited for, since the table is locked for that.
+    async fn empty(&self, shard: &Connection, table: &Table) -> Result<()> {
+        let name = table.qualified();
+        let referenced: bool = shard
+            .value(
+                "SELECT EXISTS (SELECT FROM pg_constraint AS c \
+                         WHERE c.contype = 'f' AND c.confrelid = to_regclass($1) \
+                           AND c.conrelid <> c.confrelid)",
+                &[&name],
+            )
+            .await?;
+        let rows = match referenced {
+            // TRUNCATE refuses it, even where no row refers to it.
+            true => format!(
+                "LOCK TABLE ONLY {name} IN ACCESS EXCLUSIVE MODE; \
+                 SET LOCAL session_replication_role = replica; DELETE FROM ONLY {name}"
+            ),
+            false => format!("TRUNCATE ONLY {name}"),
+        };
+        let sql = format!(
+            "BEGIN; SET LOCAL lock_timeout = {}; {rows}; DELETE FROM reshard.copied_part \
+              WHERE token = {} AND task_id = {} AND table_id = {}; COMMIT",
+            PATIENCE.as_millis(),
+            quote::literal(&self.token),
+            self.task_id,
+            table.table_id
+        );
+        let Err(error) = shard.batch(&sql).await else { return Ok(()) };
+        if shard.is_closed() {
+            return Err(error);
+        }
+        shard.batch("ROLLBACK").await?;
+        match error.sqlstate() {
+            "55P03" => Err(locked(shard, &name).await?),
+            _ => Err(error),
+        }
+    }
+}
+
+/// The error of a table that others hold.
+async fn locked(shard: &Connection, name: &str) -> Result<Error> {
+    let who = blockers::of_table(shard, name).await?.join("; ");
+    let error = Error::new(
+        Kind::LockNotAvailable,
+        format!("could not lock table {name} on {}", shard.label()),
+    );
+    Ok(error
+        .detail(match who.is_empty() {
+            true => "Nobody holds a lock on it any more.".to_owned(),
+            false => format!("In the way: {who}."),
+        })
+        .hint("End these transactions on that server."))
 }
 
 /// Empties tables that wait to be copied and that an extension of a shard has filled

@@ -46,7 +46,7 @@ fn prepare(task_id: i64, wave: i32) -> Result<Option<(Copier, ShardNo)>> {
 fn set_up_session() -> Result<()> {
     xact::transaction(|| {
         db::run("SET search_path = pg_catalog")?;
-        db::run("SET DateStyle = 'ISO'")?;
+        db::run("SET DateStyle = 'ISO, MDY'")?;
         db::run("SET IntervalStyle = 'postgres'")?;
         db::run("SET extra_float_digits = 3")?;
         db::run("SET TimeZone = 'UTC'")?;
@@ -54,7 +54,12 @@ fn set_up_session() -> Result<()> {
         db::run("SET jit = off")?;
         db::run("SET statement_timeout = 0")?;
         db::run("SET lock_timeout = 0")?;
-        db::run("SET idle_in_transaction_session_timeout = 0")
+        db::run("SET idle_in_transaction_session_timeout = 0")?;
+        // From 17 on; a large part takes as long as it takes.
+        db::run(
+            "SELECT pg_catalog.set_config('transaction_timeout', '0', false) \
+              WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL",
+        )
     })
 }
 

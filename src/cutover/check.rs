@@ -74,13 +74,15 @@ pub async fn no_table_left_behind(
     tables: &[Table],
 ) -> Result<()> {
     let known: BTreeSet<String> = tables.iter().map(Table::qualified).collect();
-    let node = links.session(Side::Source, links.node()).await?;
-    let published: BTreeSet<String> = names(&node, PUBLISHED, &publication).await?;
-    let left = published.difference(&known).cloned().collect();
-    refuse_left(node.label(), left)?;
+    for (_, node) in links.sessions(Side::Source).await? {
+        let published: BTreeSet<String> = names(&node, PUBLISHED, &publication).await?;
+        let left = published.difference(&known).cloned().collect();
+        refuse_left(node.label(), left)?;
+    }
     if direction == Direction::Forward {
         return Ok(());
     }
+    let node = links.session(Side::Source, links.node()).await?;
     let moving: Vec<&String> = known.iter().collect();
     for (_, session) in links.sessions(direction.publisher()).await? {
         let parts: BTreeSet<String> = names(&session, PARTS, &moving).await?;

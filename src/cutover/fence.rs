@@ -156,7 +156,7 @@ fn latch(value: i32) -> String {
 /// The servers'; 55P03 where such a session does not end.
 pub async fn open_latch(links: &Links, side: Side) -> Result<()> {
     links
-        .each(side, |session| async move {
+        .each(side, |_, session| async move {
             answers(&session, async {
                 end_sessions(&session, Purpose::Fence).await?;
                 session.batch(&latch(OPEN)).await
@@ -190,18 +190,20 @@ pub async fn shut_latch(links: &Links, side: Side) -> Result<()> {
 /// # Errors
 /// The servers', but not that one can't be reached.
 pub async fn shut_latch_again(links: &Links, side: Side) -> Result<()> {
-    let shut = links
-        .each(side, |session| async move { answers(&session, session.batch(&latch(SHUT))).await });
+    let shut = links.each(side, |_, session| async move {
+        answers(&session, session.batch(&latch(SHUT))).await
+    });
     match shut.await {
         Err(error) if matches!(error.kind, Kind::Unreachable | Kind::ConnectionLost) => Ok(()),
         outcome => outcome,
     }
 }
 
-/// Opens a cluster's latch and writes the flag on its shards, in one go.
+/// Opens a cluster's latch and writes the flag on its shards, in one go. A shard that is
+/// away does not keep the others shut.
 ///
 /// # Errors
-/// The servers'.
+/// The servers', once all have been asked.
 pub async fn open_with_flag(
     links: &Links,
     side: Side,
@@ -210,16 +212,13 @@ pub async fn open_with_flag(
     epoch: i64,
 ) -> Result<()> {
     let sql = format!("{}; {}", flag(name, active, epoch), latch(OPEN));
-    let sessions = links.sessions(side).await?;
-    try_join_all(sessions.iter().enumerate().map(|(nr, (_, session))| {
-        let sql = &sql;
-        async move {
-            failpoint::reach_partly(Step::Open, nr).await?;
-            session.batch(sql).await
-        }
-    }))
-    .await?;
-    Ok(())
+    let sql = sql.as_str();
+    links
+        .each(side, |shard, session| async move {
+            failpoint::reach_partly(Step::Open, shard.index()).await?;
+            answers(&session, session.batch(sql)).await
+        })
+        .await
 }
 
 /// Writes the flag on all shards of a side; a newer epoch is not overwritten.

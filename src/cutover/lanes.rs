@@ -121,6 +121,29 @@ impl Limits {
     }
 }
 
+/// Whether sequences with these increments, at these values, never hand out the same.
+pub fn all_apart(limits: &Limits, increments: &[i64], lasts: &[i64]) -> bool {
+    let largest = largest(increments);
+    increments.iter().all(|i| *i == largest)
+        && Limits { increment: largest, ..*limits }.are_apart(lasts)
+}
+
+/// What sequences that are not apart get for limits: an increment that is a multiple of
+/// their number. Those that differ were begun with, and are ended. None where it would be
+/// too large.
+pub fn raised(limits: &Limits, increments: &[i64]) -> Option<Limits> {
+    let largest = largest(increments);
+    let increment = match increments.iter().all(|i| *i == largest) {
+        true => largest.checked_mul(i64::try_from(increments.len()).ok()?)?,
+        false => largest,
+    };
+    Some(Limits { increment, ..*limits })
+}
+
+fn largest(increments: &[i64]) -> i64 {
+    increments.iter().copied().max_by_key(|i| i.unsigned_abs()).unwrap_or(1)
+}
+
 /// What follows `ALTER SEQUENCE` for lane `lane` of `lanes`: every `lanes`-th value.
 /// One that cycles begins again in its own lane. None where that is not possible.
 pub fn lane(limits: &Limits, lanes: u32, lane: u32) -> Option<String> {
@@ -215,6 +238,19 @@ mod tests {
         // Not yet apart: the increment was raised to a multiple just now.
         assert_eq!(limits(2, false).apart(21, &[7, 9]), [21, 22]);
         assert_eq!(limits(1, false).apart(21, &[7]), [21]);
+    }
+
+    #[test]
+    fn increments_are_raised_once_and_to_the_end() {
+        let all = limits(1, false);
+        let increment = |increments: &[i64]| raised(&all, increments).map(|l| l.increment);
+        assert!(!all_apart(&all, &[1, 1], &[7, 12]));
+        assert_eq!(increment(&[1, 1]), Some(2));
+        assert!(all_apart(&all, &[2, 2], &[7, 8]));
+        // One node was lost half-way, whatever the others stand at.
+        assert!(!all_apart(&all, &[2, 1], &[7, 12]));
+        assert_eq!(increment(&[2, 1]), Some(2));
+        assert_eq!(increment(&[i64::MAX, i64::MAX]), None);
     }
 
     #[test]

@@ -24,8 +24,10 @@ struct Sequence {
     /// Quoted, schema-qualified name.
     name: String,
     limits: Limits,
-    /// Owned by a table that every shard has whole.
-    omni: bool,
+    /// Owned by a table that every shard of the source has whole.
+    omni_on_source: bool,
+    /// The same on the destination.
+    omni_on_destination: bool,
 }
 
 /// Names of sequences, quoted, and the statements that set them.
@@ -75,39 +77,51 @@ impl Sequences {
     ) -> Result<()> {
         let sequences = Self::load(links, tables, policy).await?;
         let nodes = links.sessions(Side::Source).await?;
+        let increments = try_join_all(nodes.iter().map(|(_, s)| sequences.increments(s))).await?;
         let read = try_join_all(nodes.iter().map(|(_, s)| sequences.positions(s))).await?;
-        let mut statements = Vec::new();
-        for (nr, sequence) in sequences.all.iter().enumerate() {
+        let mut servers = links.sessions(Side::Destination).await?;
+        servers.extend(nodes.iter().cloned());
+        let next = sequences.next(&servers).await?;
+        let mut statements = vec![Vec::new(); nodes.len()];
+        for (nr, (sequence, next)) in sequences.all.iter().zip(&next).enumerate() {
+            let increments: Vec<i64> =
+                increments.iter().filter_map(|i| i.get(nr)).copied().collect();
             let lasts: Vec<i64> = read.iter().filter_map(|p| p.get(nr)).map(|p| p.last).collect();
-            if !sequences.is_divided(sequence) || sequence.limits.are_apart(&lasts) {
+            let is_divided = sequences.is_divided(sequence, Side::Source);
+            if !is_divided || lanes::all_apart(&sequence.limits, &increments, &lasts) {
                 continue;
             }
-            let increment = i64::try_from(nodes.len())
-                .ok()
-                .and_then(|count| sequence.limits.increment.checked_mul(count))
-                .ok_or_else(|| {
-                    Error::state(format!("sequence {} can't be divided", sequence.name))
-                })?;
-            statements.push(format!("ALTER SEQUENCE {} INCREMENT BY {increment}", sequence.name));
-        }
-        if statements.is_empty() {
-            return Ok(());
-        }
-        try_join_all(nodes.iter().map(|(_, session)| {
-            let statements = &statements;
-            async move {
-                for chunk in statements.chunks(500) {
-                    session.batch(&chunk.join("; ")).await?;
-                }
-                Ok::<(), Error>(())
+            let limits = lanes::raised(&sequence.limits, &increments).ok_or_else(|| {
+                Error::state(format!("sequence {} can't be divided", sequence.name))
+                    .detail("Its increment would be larger than a bigint.")
+            })?;
+            let raised = Sequence { limits, ..sequence.clone() };
+            // In lanes at once: a switch that is called off here has it done, and once.
+            for (own, begin) in statements.iter_mut().zip(limits.apart(*next, &lasts)) {
+                own.push(format!(
+                    "ALTER SEQUENCE {} INCREMENT BY {}; {}",
+                    sequence.name,
+                    limits.increment,
+                    set(&raised, begin, 0)
+                ));
             }
+        }
+        try_join_all(nodes.iter().zip(&statements).map(|((_, session), own)| async move {
+            for chunk in own.chunks(500) {
+                session.batch(&chunk.join("; ")).await?;
+            }
+            Ok::<(), Error>(())
         }))
         .await?;
         Ok(())
     }
 
-    fn is_divided(&self, sequence: &Sequence) -> bool {
-        !sequence.omni && self.policy != SequencePolicy::Untouched
+    fn is_divided(&self, sequence: &Sequence, side: Side) -> bool {
+        let is_omni = match side {
+            Side::Source => sequence.omni_on_source,
+            Side::Destination => sequence.omni_on_destination,
+        };
+        !is_omni && self.policy != SequencePolicy::Untouched
     }
 
     /// Gives the shards' sequences their increments or ranges, before the fence.
@@ -129,7 +143,7 @@ impl Sequences {
             async move {
                 let mut statements = Vec::new();
                 for (nr, sequence) in self.all.iter().enumerate() {
-                    if !self.is_divided(sequence) {
+                    if !self.is_divided(sequence, Side::Destination) {
                         continue;
                     }
                     let limits = &sequence.limits;
@@ -191,7 +205,7 @@ impl Sequences {
     fn settings_on(&self, shard: ShardNo, next: &[i128]) -> Settings {
         let mut out = Vec::with_capacity(self.all.len());
         for (sequence, next) in self.all.iter().zip(next) {
-            let lane = match (self.is_divided(sequence), self.policy) {
+            let lane = match (self.is_divided(sequence, Side::Destination), self.policy) {
                 // Its range was set apart before the fence.
                 (true, SequencePolicy::Blocks) => continue,
                 (true, _) => shard.0,
@@ -238,7 +252,8 @@ impl Sequences {
         let starts = self.positions(first).await?;
         for ((sequence, next), start) in self.all.iter().zip(next).zip(starts) {
             let begins = sequence.limits.after(start);
-            let must_be_before = self.is_divided(sequence) && !sequence.limits.cycle;
+            let must_be_before =
+                self.is_divided(sequence, Side::Destination) && !sequence.limits.cycle;
             if must_be_before && !sequence.limits.is_before(*next, begins) {
                 return Err(Error::state(format!(
                     "sequence {} ran into the values of the shards",
@@ -268,7 +283,7 @@ impl Sequences {
         let mut statements = vec![Vec::with_capacity(self.all.len()); source.len()];
         for (nr, (sequence, next)) in self.all.iter().zip(&next).enumerate() {
             let lasts: Vec<i64> = read.iter().filter_map(|p| p.get(nr)).map(|p| p.last).collect();
-            let begins = match self.is_divided(sequence) {
+            let begins = match self.is_divided(sequence, Side::Source) {
                 true => sequence.limits.apart(*next, &lasts),
                 false => vec![*next; lasts.len()],
             };
@@ -298,6 +313,18 @@ impl Sequences {
                 })
             })
             .collect()
+    }
+
+    async fn increments(&self, session: &Connection) -> Result<Vec<i64>> {
+        let names: Vec<&str> = self.all.iter().map(|s| s.name.as_str()).collect();
+        session
+            .value(
+                "SELECT coalesce(array_agg(s.seqincrement ORDER BY t.nr), '{}') \
+                   FROM unnest($1::text[]) WITH ORDINALITY AS t (name, nr) \
+                   JOIN pg_sequence AS s ON s.seqrelid = to_regclass(t.name)",
+                &[&names],
+            )
+            .await
     }
 
     async fn positions(&self, session: &Connection) -> Result<Vec<Position>> {
@@ -336,29 +363,33 @@ fn set(sequence: &Sequence, next: i128, lane: u32) -> String {
 
 /// All sequences of the source that the user made.
 async fn list(session: &Connection, tables: &[Table]) -> Result<Vec<Sequence>> {
-    let omni: Vec<String> =
-        tables.iter().filter(|t| !t.is_sharded(Side::Destination)).map(Table::qualified).collect();
-    let sharded: Vec<String> =
-        tables.iter().filter(|t| t.is_sharded(Side::Destination)).map(Table::qualified).collect();
+    let names: Vec<String> = tables.iter().map(Table::qualified).collect();
+    let sharded = |side| tables.iter().map(|t| t.is_sharded(side)).collect::<Vec<bool>>();
     let rows = session
         .query(
-            "SELECT format('%I.%I', n.nspname, c.relname), s.seqincrement, s.seqmin, s.seqmax, \
-                    s.seqcycle, \
-                    EXISTS (SELECT 1 FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass \
-                        AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass \
-                        AND d.deptype IN ('a', 'i') AND (d.refobjid IN ( \
-                            SELECT to_regclass(t) FROM unnest($1::text[]) AS t \
-                            UNION SELECT pg_partition_root(to_regclass(t)) FROM unnest($1::text[]) AS t)) \
-                        AND d.refobjid NOT IN ( \
-                            SELECT to_regclass(t) FROM unnest($2::text[]) AS t \
-                            UNION SELECT coalesce(pg_partition_root(to_regclass(t)), to_regclass(t)) \
-                                    FROM unnest($2::text[]) AS t)) \
+            "WITH moved AS ( \
+                 SELECT r.oid, bool_or(t.on_source) AS on_source, \
+                        bool_or(t.on_destination) AS on_destination \
+                   FROM unnest($1::text[], $2::boolean[], $3::boolean[]) \
+                        AS t (name, on_source, on_destination) \
+                  CROSS JOIN LATERAL (SELECT to_regclass(t.name)::oid AS oid \
+                                      UNION SELECT pg_partition_root(to_regclass(t.name))) AS r \
+                  WHERE r.oid IS NOT NULL GROUP BY r.oid), \
+             owned AS ( \
+                 SELECT d.objid AS oid, bool_or(m.on_source) AS on_source, \
+                        bool_or(m.on_destination) AS on_destination \
+                   FROM pg_depend AS d JOIN moved AS m ON m.oid = d.refobjid \
+                  WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass \
+                    AND d.deptype IN ('a', 'i') GROUP BY d.objid) \
+             SELECT format('%I.%I', n.nspname, c.relname), s.seqincrement, s.seqmin, s.seqmax, \
+                    s.seqcycle, o.on_source IS false, o.on_destination IS false \
                FROM pg_sequence AS s JOIN pg_class AS c ON c.oid = s.seqrelid \
+               LEFT JOIN owned AS o ON o.oid = c.oid \
                JOIN pg_namespace AS n ON n.oid = c.relnamespace \
               WHERE n.nspname <> 'reshard' AND c.relpersistence <> 't' \
                 AND NOT EXISTS (SELECT 1 FROM pg_depend AS d WHERE d.classid = 'pg_class'::regclass \
                     AND d.objid = c.oid AND d.deptype = 'e') ORDER BY 1",
-            &[&omni, &sharded],
+            &[&names, &sharded(Side::Source), &sharded(Side::Destination)],
         )
         .await?;
     let get = |e: tokio_postgres::Error| session.error(&e);
@@ -372,7 +403,8 @@ async fn list(session: &Connection, tables: &[Table]) -> Result<Vec<Sequence>> {
                     maximum: row.try_get(3).map_err(get)?,
                     cycle: row.try_get(4).map_err(get)?,
                 },
-                omni: row.try_get(5).map_err(get)?,
+                omni_on_source: row.try_get(5).map_err(get)?,
+                omni_on_destination: row.try_get(6).map_err(get)?,
             })
         })
         .collect()

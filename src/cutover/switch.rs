@@ -263,12 +263,17 @@ impl Switch<'_> {
         self.exchange_flows(to, epoch, None).await
     }
 
-    /// Lets writers into the new cluster. Repeatable.
+    /// Lets writers into the new cluster. Repeatable. Clients go to the shards that are
+    /// there, also where one has gone away since the commit point.
     async fn open(&self, to: &str, epoch: i64) -> Result<()> {
         self.begin(Step::Open).await?;
-        fence::open_with_flag(self.links, self.to(), self.traffic, to, epoch).await?;
-        // A crash that loses it is recovered from by doing it again.
-        transaction_async(|| traffic::set_state(self.traffic, "open"))
+        let opened = fence::open_with_flag(self.links, self.to(), self.traffic, to, epoch).await;
+        let is_away = |e: &Error| matches!(e.kind, Kind::Unreachable | Kind::ConnectionLost);
+        if opened.as_ref().err().is_none_or(is_away) {
+            // A crash that loses it is recovered from by doing it again.
+            transaction_async(|| traffic::set_state(self.traffic, "open"))?;
+        }
+        opened
     }
 
     /// Stops the flow that traffic moved along and starts the opposite one.

@@ -13,16 +13,13 @@ unsafe fn only_statement(text: &str) -> Option<*mut pg_sys::Node> {
     Some((*raw).stmt)
 }
 
-/// The table that a text builds an index on concurrently, by the session's search
-/// path; none where it does anything else, or there is no such table.
-pub fn concurrently_indexed(text: &str) -> Option<pg_sys::Oid> {
+/// What a text with CONCURRENTLY is about, by the session's search path: the table that it
+/// builds an index on, the index that it drops, the table that it detaches a partition
+/// from. None where it does anything else, or there is no such relation.
+pub fn concurrently_changed(text: &str) -> Option<pg_sys::Oid> {
     unsafe {
-        let index = cast::<pg_sys::IndexStmt>(only_statement(text)?, NodeTag::T_IndexStmt)?;
-        if !(*index).concurrent {
-            return None;
-        }
         let relation = pg_sys::RangeVarGetRelidExtended(
-            (*index).relation,
+            concurrent_target(only_statement(text)?)?,
             pg_sys::NoLock as pg_sys::LOCKMODE,
             pg_sys::RVROption::RVR_MISSING_OK,
             None,
@@ -30,6 +27,48 @@ pub fn concurrently_indexed(text: &str) -> Option<pg_sys::Oid> {
         );
         (relation != pg_sys::InvalidOid).then_some(relation)
     }
+}
+
+/// Whether a text commits transactions before its end, or goes on with what one that
+/// did has left.
+pub fn commits_early(text: &str) -> bool {
+    unsafe {
+        only_statement(text)
+            .is_some_and(|node| concurrent_target(node).is_some() || finalizes_detach(node))
+    }
+}
+
+unsafe fn concurrent_target(node: *mut pg_sys::Node) -> Option<*mut pg_sys::RangeVar> {
+    if let Some(index) = cast::<pg_sys::IndexStmt>(node, NodeTag::T_IndexStmt) {
+        return (*index).concurrent.then_some((*index).relation);
+    }
+    if let Some(drop) = cast::<pg_sys::DropStmt>(node, NodeTag::T_DropStmt) {
+        let [name] = nodes((*drop).objects)[..] else { return None };
+        return ((*drop).concurrent && (*drop).removeType == ObjectType::OBJECT_INDEX)
+            .then(|| pg_sys::makeRangeVarFromNameList(name.cast()));
+    }
+    let alter = cast::<pg_sys::AlterTableStmt>(node, NodeTag::T_AlterTableStmt)?;
+    let detached = nodes((*alter).cmds).into_iter().find_map(|cmd| {
+        let cmd = command(cmd, AlterTableType::AT_DetachPartition)?;
+        cast::<pg_sys::PartitionCmd>((*cmd).def, NodeTag::T_PartitionCmd)
+    })?;
+    (*detached).concurrent.then_some((*alter).relation)
+}
+
+unsafe fn finalizes_detach(node: *mut pg_sys::Node) -> bool {
+    cast::<pg_sys::AlterTableStmt>(node, NodeTag::T_AlterTableStmt).is_some_and(|alter| {
+        let mut cmds = nodes((*alter).cmds).into_iter();
+        cmds.any(|cmd| command(cmd, AlterTableType::AT_DetachPartitionFinalize).is_some())
+    })
+}
+
+/// A subcommand of ALTER TABLE, if it is of this type.
+unsafe fn command(
+    node: *mut pg_sys::Node,
+    subtype: AlterTableType::Type,
+) -> Option<*mut pg_sys::AlterTableCmd> {
+    let cmd = cast::<pg_sys::AlterTableCmd>(node, NodeTag::T_AlterTableCmd)?;
+    ((*cmd).subtype == subtype).then_some(cmd)
 }
 
 /// Names of the columns that a text adds to a table; none where it is anything
@@ -47,10 +86,7 @@ pub fn added_columns(text: &str) -> Option<Vec<String>> {
 }
 
 unsafe fn added_column(node: *mut pg_sys::Node) -> Option<String> {
-    let cmd = cast::<pg_sys::AlterTableCmd>(node, NodeTag::T_AlterTableCmd)?;
-    if (*cmd).subtype != AlterTableType::AT_AddColumn {
-        return None;
-    }
+    let cmd = command(node, AlterTableType::AT_AddColumn)?;
     let column = cast::<pg_sys::ColumnDef>((*cmd).def, NodeTag::T_ColumnDef)?;
     for constraint in nodes((*column).constraints) {
         let constraint = cast::<pg_sys::Constraint>(constraint, NodeTag::T_Constraint)?;

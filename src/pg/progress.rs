@@ -1,7 +1,7 @@
 //! Shared memory of the copy: what each copy worker has done so far, and the
 //! rate that they share. A worker writes its place without a lock and without a
 //! transaction; the coordinator reads it and writes the tables.
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use pgrx::{pg_guard, pg_shmem_init, pg_sys, PGRXSharedMemory, PgAtomic};
@@ -14,6 +14,8 @@ const BURST: i64 = 200_000;
 #[derive(Default)]
 struct Place {
     pid: AtomicI32,
+    /// Each database numbers its tasks by itself.
+    database: AtomicU32,
     table_id: AtomicI32,
     part_no: AtomicI32,
     task_id: AtomicI64,
@@ -78,25 +80,29 @@ pub struct Reading {
     pub blocks: u64,
 }
 
-/// The parts of a task that are being copied.
+impl Place {
+    /// What it says, where it is about a part of that task of a database.
+    fn reading(&self, database: u32, task_id: i64) -> Option<Reading> {
+        let table_id = self.table_id.load(Ordering::Acquire);
+        let is_asked_for = self.pid.load(Ordering::Relaxed) != 0
+            && self.database.load(Ordering::Relaxed) == database
+            && self.task_id.load(Ordering::Relaxed) == task_id
+            && table_id >= 0;
+        is_asked_for.then(|| Reading {
+            table_id,
+            part_no: self.part_no.load(Ordering::Relaxed),
+            rows: self.rows.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            blocks: self.blocks.load(Ordering::Relaxed),
+        })
+    }
+}
+
+/// The parts of a task of this database that are being copied.
 pub fn readings(task_id: i64) -> Vec<Reading> {
     let Some(board) = board() else { return Vec::new() };
-    board
-        .places
-        .iter()
-        .filter(|p| {
-            p.pid.load(Ordering::Relaxed) != 0
-                && p.task_id.load(Ordering::Relaxed) == task_id
-                && p.table_id.load(Ordering::Acquire) >= 0
-        })
-        .map(|p| Reading {
-            table_id: p.table_id.load(Ordering::Relaxed),
-            part_no: p.part_no.load(Ordering::Relaxed),
-            rows: p.rows.load(Ordering::Relaxed),
-            bytes: p.bytes.load(Ordering::Relaxed),
-            blocks: p.blocks.load(Ordering::Relaxed),
-        })
-        .collect()
+    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    board.places.iter().filter_map(|place| place.reading(database, task_id)).collect()
 }
 
 /// A number that differs as soon as any worker has begun a part or written down how
@@ -150,6 +156,7 @@ impl Meter {
             place.rows.store(0, Ordering::Relaxed);
             place.bytes.store(0, Ordering::Relaxed);
             place.blocks.store(0, Ordering::Relaxed);
+            place.database.store(unsafe { pg_sys::MyDatabaseId }.to_u32(), Ordering::Relaxed);
             place.task_id.store(task_id, Ordering::Relaxed);
             place.part_no.store(part_no, Ordering::Relaxed);
             place.table_id.store(table_id, Ordering::Release);
@@ -208,4 +215,21 @@ pub fn throttle(bytes: u64, limit: u64) -> Duration {
 fn is_alive(pid: i32) -> bool {
     // Signal 0 only asks.
     unsafe { libc::kill(pid, 0) == 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_of_two_databases_may_have_the_same_number() {
+        let place = Place::default();
+        place.pid.store(1, Ordering::Relaxed);
+        place.database.store(5, Ordering::Relaxed);
+        place.task_id.store(1, Ordering::Relaxed);
+        place.rows.store(7, Ordering::Relaxed);
+        assert_eq!(place.reading(5, 1).map(|r| r.rows), Some(7));
+        assert_eq!(place.reading(6, 1), None);
+        assert_eq!(place.reading(5, 2), None);
+    }
 }

@@ -97,6 +97,8 @@ pub struct Blocks {
 #[derive(Clone, Copy)]
 pub struct Row<'a> {
     slot: *mut pg_sys::TupleTableSlot,
+    /// Where its ctid lies among the columns; `None` where the slot knows it itself.
+    ctid: Option<usize>,
     scan: PhantomData<&'a ()>,
 }
 
@@ -116,8 +118,13 @@ impl Row<'_> {
     /// The block that the row lies in.
     #[inline]
     pub fn block(&self) -> u32 {
-        let tid = unsafe { (*self.slot).tts_tid.ip_blkid };
-        (u32::from(tid.bi_hi) << 16) | u32::from(tid.bi_lo)
+        let tid = unsafe {
+            match self.ctid {
+                None => (*self.slot).tts_tid,
+                Some(index) => *(*(*self.slot).tts_values.add(index)).cast_mut_ptr(),
+            }
+        };
+        (u32::from(tid.ip_blkid.bi_hi) << 16) | u32::from(tid.ip_blkid.bi_lo)
     }
 }
 
@@ -143,6 +150,7 @@ enum Source {
 pub struct Scan {
     source: Source,
     attributes: Vec<Attribute>,
+    ctid: Option<usize>,
     natts: i32,
 }
 
@@ -170,12 +178,12 @@ impl Scan {
             for (index, attribute) in attributes.iter_mut().enumerate() {
                 attribute.index = index;
             }
-            let natts = attributes.len() as i32;
+            let ctid = attributes.len();
             let source = begin_query(&range_query(name, columns, blocks, filter))?;
-            return Ok(Self { source, attributes, natts });
+            return Ok(Self { source, attributes, ctid: Some(ctid), natts: ctid as i32 + 1 });
         }
         let natts = attributes.iter().map(|a| a.index as i32 + 1).max().unwrap_or(0);
-        Ok(Self { source: begin_table(table, blocks)?, attributes, natts })
+        Ok(Self { source: begin_table(table, blocks)?, attributes, ctid: None, natts })
     }
 
     /// Where the columns lie in each row, in the order in which they were named.
@@ -216,7 +224,7 @@ impl Scan {
         if slot.is_null() {
             None
         } else {
-            Some(Row { slot, scan: PhantomData })
+            Some(Row { slot, ctid: self.ctid, scan: PhantomData })
         }
     }
 
@@ -289,16 +297,14 @@ fn tid(block: u32, offset: u16) -> pg_sys::ItemPointerData {
 }
 
 /// The query whose plan is a TID range scan (`TidRangePath` of the planner), as
-/// long as no other scan is allowed.
+/// long as no other scan is allowed. Its rows don't know where they lie: `ctid` is
+/// their last column.
 fn range_query(name: &str, columns: &[String], blocks: Blocks, filter: Option<&str>) -> String {
     use std::fmt::Write as _;
-    let columns: Vec<String> =
-        columns.iter().map(|c| format!("\"{}\"", c.replace('"', "\"\""))).collect();
-    let mut sql = format!(
-        "SELECT {} FROM ONLY {name} WHERE ctid >= '({},0)'",
-        columns.join(", "),
-        blocks.from
-    );
+    let columns: String =
+        columns.iter().map(|c| format!("\"{}\", ", c.replace('"', "\"\""))).collect();
+    let mut sql =
+        format!("SELECT {columns}ctid FROM ONLY {name} WHERE ctid >= '({},0)'", blocks.from);
     if let Some(to) = blocks.to {
         // Writing into a String can't fail.
         let _ = write!(sql, " AND ctid < '({to},0)'");

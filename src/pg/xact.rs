@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 use crate::pg::{db, report};
 
 /// Runs `work` in a transaction of its own and commits it; aborts it when
-/// `work` returns an error or the server raises one.
+/// `work` returns an error or the server raises one. It is READ COMMITTED: who waited
+/// for a lock sees what the one before has written.
 ///
 /// # Errors
 /// Whatever `work` returned or the server raised.
@@ -71,6 +72,9 @@ fn run<T>(begin: impl FnOnce(), work: impl FnOnce() -> Result<T>) -> Result<T> {
         unsafe {
             pg_sys::SetCurrentStatementStartTimestamp();
             pg_sys::StartTransactionCommand();
+            // Whatever the defaults of the database and the role are.
+            pg_sys::XactIsoLevel = pg_sys::XACT_READ_COMMITTED as i32;
+            pg_sys::XactReadOnly = false;
         }
         begin();
         unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };

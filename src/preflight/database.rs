@@ -3,7 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::Side;
 use crate::error::Kind;
-use crate::preflight::facts::{Facts, Server, ServerFacts};
+use crate::preflight::facts::{Behind, Facts, Server, ServerFacts};
 use crate::preflight::finding::Finding;
 
 /// One shard of the source is this very database.
@@ -196,7 +196,8 @@ pub fn tablespaces(facts: &Facts<'_>) -> Vec<Finding> {
     out
 }
 
-/// Schemas that are to stay behind exist, and hold no published table.
+/// Schemas that are to stay behind exist, and hold no published table, nor anything else that
+/// the run needs.
 pub fn exclude_schemas(facts: &Facts<'_>) -> Vec<Finding> {
     let Some(content) = &facts.content else { return Vec::new() };
     let mut out = Vec::new();
@@ -222,9 +223,36 @@ pub fn exclude_schemas(facts: &Facts<'_>) -> Vec<Finding> {
                 .object(table.name.clone())
                 .hint("Leave the schema in, or take the table out of the publication."),
             );
+        } else if facts.verb.makes_schema() {
+            out.extend(
+                content
+                    .needed_behind
+                    .iter()
+                    .filter(|o| o.schema_name == *schema)
+                    .map(needed_behind),
+            );
         }
     }
     out
+}
+
+fn needed_behind(behind: &Behind) -> Finding {
+    let class = behind.class.replace('_', " ");
+    let object = match behind.class.as_str() {
+        "extension" => format!("extension \"{}\"", behind.name),
+        _ => format!("{class} \"{}.{}\"", behind.schema_name, behind.name),
+    };
+    Finding::error(
+        "exclude_schemas",
+        Kind::BadArgument,
+        format!("{object} is needed, but its schema is in option exclude_schemas"),
+    )
+    .object(object)
+    .detail(match behind.class.as_str() {
+        "extension" => format!("Extensions come along, and it is in \"{}\".", behind.schema_name),
+        _ => "Published tables depend on it, or it is a part of them.".to_owned(),
+    })
+    .hint("Leave the schema in, or move the object to another one.")
 }
 
 /// Roles that own something, or may do something, exist on every shard.

@@ -7,8 +7,10 @@ use crate::cluster::{Cluster, Method, ShardingKey, ShardingRule, Side};
 use crate::error::{Error, Result};
 use crate::gucs;
 use crate::pg::{db, shmem};
+use crate::preflight::collation::Order;
 use crate::preflight::nodes::Nodes;
 use crate::preflight::placement::Mapped;
+use crate::preflight::programs::Programs;
 use crate::preflight::strays::Strays;
 use crate::preflight::Verb;
 use crate::remote::Endpoint;
@@ -35,8 +37,10 @@ pub struct Facts<'a> {
     pub token: String,
     /// Whether the library was preloaded here.
     pub preloaded: bool,
-    /// What is wrong with the programs that the verb needs here.
-    pub unfit_programs: Vec<Error>,
+    /// `shared_preload_libraries` as the next start will read it.
+    pub libraries: String,
+    /// The programs that the verb needs here.
+    pub programs: Programs,
     /// System identifier and name of this database.
     pub here: (String, String),
     /// Copy workers of the run.
@@ -55,6 +59,8 @@ pub struct Facts<'a> {
     pub mapped: Vec<Mapped>,
     /// Rows that lie on the wrong shard of the source.
     pub strays: Vec<Strays>,
+    /// How all servers sort keys that are mapped by range.
+    pub orders: Vec<Order>,
 }
 
 /// A connection that a subscription needs and that could not be made.
@@ -87,8 +93,8 @@ pub enum ServerState {
     Unknown,
     /// It can't be reached, or refused the questions.
     Unreachable(Error),
-    /// Its role is no superuser: it isn't asked any further.
-    Unprivileged(String),
+    /// Its role is no superuser: it can't be asked.
+    Unprivileged(Error),
     /// It answered.
     Known(Box<ServerFacts>),
 }
@@ -152,6 +158,12 @@ pub struct Content {
     /// All relations, those of extensions apart.
     pub relations: Vec<Relation>,
     pub publications: Vec<String>,
+    /// The user's publication publishes UPDATE or DELETE.
+    pub publishes_changes: bool,
+    /// Publications FOR ALL TABLES, quoted.
+    pub publications_of_all: Vec<String>,
+    /// Slots of native replication that are not of a migration.
+    pub slots_of_others: Vec<String>,
     pub unlogged: Vec<String>,
     /// Published tables without columns.
     pub columnless: Vec<Columnless>,
@@ -168,10 +180,22 @@ pub struct Content {
     /// Extensions that come along; none where all do.
     #[serde(skip)]
     pub needed_extensions: Option<BTreeSet<String>>,
+    /// What the run needs and leaves behind by option `exclude_schemas`.
+    #[serde(skip)]
+    pub needed_behind: Vec<Behind>,
     #[serde(skip)]
     pub tables: Vec<Table>,
     #[serde(skip)]
     pub foreign_keys: Vec<ForeignKey>,
+}
+
+/// An object of a schema that stays behind.
+#[derive(Debug, Clone)]
+pub struct Behind {
+    /// As `Needed` names it, or `extension`.
+    pub class: String,
+    pub schema_name: String,
+    pub name: String,
 }
 
 /// A published table without columns.
@@ -195,6 +219,8 @@ pub struct Subscription {
 pub struct Tablespace {
     pub name: String,
     pub quoted: String,
+    /// The relations, where options leave some out.
+    pub uses: Vec<Use>,
 }
 
 /// A published table with row security.
@@ -211,11 +237,11 @@ pub struct Role {
     pub name: String,
     pub quoted: String,
     pub login: bool,
-    /// What it owns or may use.
+    /// What it owns or may use, where options leave some out.
     pub uses: Vec<Use>,
 }
 
-/// An object that a role owns or may use.
+/// An object that a role owns or may use, or that lies in a tablespace.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Use {
     /// `relation`, `routine`, `type`, `schema`; none of another class.
@@ -243,6 +269,10 @@ pub struct Table {
     pub key_columns: Vec<KeyColumn>,
     /// Row filter of the publication.
     pub row_filter: Option<String>,
+    /// The columns that it looks at.
+    pub filter_columns: Vec<String>,
+    /// Columns that the publication covers.
+    pub published: Vec<String>,
     /// `full`, `index`, `primary key` or `none`.
     pub identity: String,
     pub identity_columns: Vec<String>,
@@ -250,7 +280,10 @@ pub struct Table {
     pub identity_candidates: Vec<Candidate>,
     /// Columns that are never null.
     pub not_null: Vec<String>,
-    pub has_primary_key: bool,
+    /// It has a primary key, all of it published.
+    pub publishes_primary_key: bool,
+    /// Published columns of types without equality.
+    pub incomparable: Vec<String>,
     pub column_list: bool,
     /// It has stored generated columns, where the server publishes none of them as identity.
     pub generated: bool,
@@ -260,7 +293,10 @@ pub struct Table {
     /// Rows have a sharding key that is all null; none where that took too long to look for.
     #[serde(default)]
     pub has_null_keys: Option<bool>,
-    /// How a sample of its rows is spread: rows and bytes of each shard.
+    /// Rows that were looked at for the next.
+    #[serde(default)]
+    pub sampled: i64,
+    /// How its rows are spread, by a sample of them: rows and bytes of each shard.
     #[serde(default)]
     pub sample: Vec<(i64, i64)>,
     pub unkeyed_unique: Vec<Unique>,
@@ -283,6 +319,8 @@ pub struct KeyColumn {
     pub type_name: Option<String>,
     pub type_oid: Option<u32>,
     pub collation: Option<u32>,
+    /// The same, quoted, with its schema.
+    pub collation_name: Option<String>,
     pub not_null: bool,
     /// Its type and collation come with PostgreSQL.
     pub built_in: bool,
@@ -379,6 +417,13 @@ impl<'a> Facts<'a> {
                  pg_catalog.current_setting('port')) FROM pg_catalog.pg_control_system() AS c",
             &[],
         )?;
+        let libraries = db::text(
+            "SELECT coalesce((SELECT f.setting FROM pg_catalog.pg_file_settings AS f \
+                               WHERE f.name = 'shared_preload_libraries' \
+                               ORDER BY f.seqno DESC LIMIT 1), \
+                             pg_catalog.current_setting('shared_preload_libraries'))",
+            &[],
+        )?;
         let database = db::text("SELECT pg_catalog.current_database()::text", &[])?;
         Ok(Self {
             verb,
@@ -390,7 +435,8 @@ impl<'a> Facts<'a> {
             source_rules: state::cluster::rules(&source.name)?,
             token: state::token()?,
             preloaded: shmem::is_preloaded(),
-            unfit_programs: Vec::new(),
+            libraries: libraries.unwrap_or_default(),
+            programs: Programs::default(),
             here: (system.unwrap_or_default(), database.unwrap_or_default()),
             copy_workers: gucs::copy_workers(source.size()).into(),
             servers: side(source, Side::Source)
@@ -402,6 +448,7 @@ impl<'a> Facts<'a> {
             joined: state::joined()?,
             mapped: Vec::new(),
             strays: Vec::new(),
+            orders: Vec::new(),
         })
     }
 
@@ -448,7 +495,8 @@ impl<'a> Facts<'a> {
             true => table.sharding_key().map_or(Vec::new(), |key| key.columns.to_vec()),
             false => Vec::new(),
         };
-        for column in self.nodes.iter().flat_map(|nodes| nodes.key_of(table)) {
+        let source_key = self.nodes.iter().flat_map(|nodes| nodes.key_of(table));
+        for column in source_key.chain(&table.filter_columns) {
             if !columns.contains(column) {
                 columns.push(column.clone());
             }
@@ -466,6 +514,17 @@ impl Table {
     /// Whether its rows are spread over the shards.
     pub fn is_sharded(&self) -> bool {
         self.sharding_key().is_some()
+    }
+
+    /// Whether PostgreSQL takes UPDATE and DELETE while they are published
+    /// (`CheckCmdReplicaIdentity` of src/backend/executor/execReplication.c).
+    pub fn takes_changes(&self) -> bool {
+        let holds =
+            |columns: &[String], wanted: &[String]| wanted.iter().all(|c| columns.contains(c));
+        self.identity == "full"
+            || self.identity != "none"
+                && holds(&self.published, &self.identity_columns)
+                && holds(&self.identity_columns, &self.filter_columns)
     }
 
     /// What spreads it over the destination; none where it lacks a column of that.
@@ -493,6 +552,17 @@ impl Table {
             t.key_columns.iter().map(|c| c.type_shown.clone()).collect()
         };
         types(self) == types(other)
+    }
+}
+
+impl Use {
+    /// Whether it lies in one of these schemas, or is one.
+    pub fn is_in(&self, schemas: &[String]) -> bool {
+        let schema = match self.class.as_deref() {
+            Some("schema") => &self.name,
+            _ => &self.schema_name,
+        };
+        schema.as_ref().is_some_and(|schema| schemas.contains(schema))
     }
 }
 

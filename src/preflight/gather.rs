@@ -1,111 +1,129 @@
 //! Reads the facts from every server, in read-only sessions, at the same time.
-use std::time::{Duration, Instant};
-
 use futures::future::join_all;
 use serde::de::DeserializeOwned;
+use tokio_postgres::types::ToSql;
 
 use crate::cluster::{ShardingRule, Side};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::preflight::facts::{
-    Content, Existing, Facts, ForeignKey, ServerState, Table, Unreachable, Use,
+    Behind, Content, Existing, Facts, ServerFacts, ServerState, Table, Unreachable, Use,
 };
-use crate::preflight::{nodes, placement, programs, sample, strays};
-use crate::remote::quote::{ident, qualified};
+use crate::preflight::{collation, nodes, placement, programs, rows, strays};
+use crate::remote::quote::qualified;
 use crate::remote::{self, replication, Connection, Endpoint, Needed, Purpose};
 use crate::state::options::SchemaScope;
 
 /// Nothing is changed, nothing is waited for: a lock that the caller's own
 /// transaction holds would be waited for in vain.
-const SESSION: &str = "SET default_transaction_read_only = on; SET lock_timeout = '5s'; \
-                       SET statement_timeout = '30s'";
+const SESSION: &str = "SET default_transaction_read_only = on; SET lock_timeout = '5s'";
+/// How long one question may take, where nothing else is said.
+pub(super) const TIMEOUT: &str = "SET statement_timeout = '30s'";
 /// Tables that one question is about.
 const TABLES_AT_ONCE: usize = 100;
-/// How long rows are searched for that break a foreign key.
-const FOREIGN_KEY_TIMEOUT: &str = "2s";
-/// How long they are searched for in all of them.
-const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Sessions on the servers that can be asked.
+#[derive(Default)]
+struct Sessions {
+    /// This database.
+    here: Option<Connection>,
+    /// Its number among the servers of the facts.
+    home: usize,
+    /// The other shards of the source.
+    others: Vec<(Endpoint, Connection)>,
+    /// The shards of the destination, with their numbers among the servers.
+    shards: Vec<(usize, Connection)>,
+}
 
 /// Fills in all that other servers know. What can't be read is a fact too.
 pub async fn all(facts: &mut Facts<'_>) {
-    let asked = join_all(facts.servers.iter().map(|server| ask(server.endpoint)));
-    let (unfit, sessions) = futures::join!(programs::look(facts.verb), asked);
-    facts.unfit_programs = unfit;
-    let mut source = None;
-    let mut others = Vec::new();
-    let mut home = 0;
-    let mut shards = Vec::new();
-    for (i, (state, session)) in sessions.into_iter().enumerate() {
-        let server = &mut facts.servers[i];
-        server.state = state;
-        let (side, endpoint) = (server.side, server.endpoint);
-        let several = facts.source.size() > 1;
-        let is_here = match &facts.servers[i].state {
-            ServerState::Known(known) => facts.is_here(known),
-            _ => false,
-        };
-        match side {
-            Side::Source if !several || is_here => {
-                source = session;
-                home = i;
-            }
-            Side::Source => others.extend(session.map(|s| (endpoint.clone(), s))),
-            Side::Destination => shards.extend(session.map(|s| (i, s))),
-        }
+    let (programs, sessions) = futures::join!(
+        programs::look(facts.verb),
+        join_all(facts.servers.iter().map(|s| ask(s.endpoint)))
+    );
+    facts.programs = programs;
+    let sessions = sort(facts, sessions);
+    if let Some(here) = &sessions.here {
+        of_source(facts, &sessions, here).await;
     }
-    if let Some(session) = &source {
-        match content(facts, session).await {
-            Ok(content) => facts.content = Some(content),
-            Err(error) => fail(facts, home, error),
-        }
-    }
-    if let (Some(session), Some(content), false) = (&source, &facts.content, others.is_empty()) {
-        match nodes::gather(facts, content, session, &others).await {
-            Ok(nodes) => facts.nodes = Some(nodes),
-            Err(error) => fail(facts, home, error),
-        }
-    }
-    if let Some(session) = &source {
-        let others: Vec<(&Endpoint, &Connection)> = others.iter().map(|(e, s)| (e, s)).collect();
-        match placement::gather(facts, session, &others).await {
-            Ok(mapped) => facts.mapped = mapped,
-            Err(error) => fail(facts, home, error),
-        }
-        let here = facts.servers[home].endpoint;
-        let nodes: Vec<_> = std::iter::once((here, session)).chain(others).collect();
-        match strays::gather(facts, &nodes).await {
-            Ok(strays) => facts.strays = strays,
-            Err(error) => fail(facts, home, error),
-        }
-    }
-    let wanted = match wanted(facts) {
-        Ok(wanted) => wanted,
-        Err(error) => return fail(facts, home, error),
-    };
-    let token = facts.token.clone();
-    let found = join_all(shards.iter().map(|(_, s)| existing(s, &wanted, &token))).await;
-    for ((i, _), found) in shards.iter().zip(found) {
-        match found {
-            Ok(mut found) => {
-                for relation in &mut found {
-                    relation.published = facts.tables().any(|t| {
-                        t.schema_name == relation.schema_name && t.table_name == relation.table_name
-                    });
-                }
-                facts.servers[*i].existing = found;
-            }
-            Err(error) => fail(facts, *i, error),
-        }
-    }
-    if let Some(session) = &source {
-        if let Err(error) = definitions(facts, session).await {
-            fail(facts, home, error);
-        }
-    }
+    of_shards(facts, &sessions).await;
     free_space(facts).await;
     if facts.verb.has_flows() {
         replication_connections(facts).await;
         ways_between(facts).await;
     }
+}
+
+/// Keeps what the servers said, and the sessions by what they are for.
+fn sort(facts: &mut Facts<'_>, asked: Vec<(ServerState, Option<Connection>)>) -> Sessions {
+    let mut out = Sessions::default();
+    let several = facts.source.size() > 1;
+    for (i, (state, session)) in asked.into_iter().enumerate() {
+        let is_here = matches!(&state, ServerState::Known(known) if facts.is_here(known));
+        let server = &mut facts.servers[i];
+        server.state = state;
+        match server.side {
+            Side::Source if !several || is_here => {
+                out.here = session;
+                out.home = i;
+            }
+            Side::Source => out.others.extend(session.map(|s| (server.endpoint.clone(), s))),
+            Side::Destination => out.shards.extend(session.map(|s| (i, s))),
+        }
+    }
+    out
+}
+
+/// What the source holds, and what all servers say of its keys.
+async fn of_source(facts: &mut Facts<'_>, sessions: &Sessions, here: &Connection) {
+    let Sessions { home, others, shards, .. } = sessions;
+    let read = content(facts, here).await;
+    facts.content = keep(facts, *home, read);
+    if let (Some(content), false) = (&facts.content, others.is_empty()) {
+        let read = nodes::gather(facts, content, here, others).await;
+        facts.nodes = keep(facts, *home, read);
+    }
+    if let Some(mut content) = facts.content.take() {
+        let read = rows::gather(facts, &mut content, here, others).await;
+        facts.content = Some(content);
+        keep(facts, *home, read);
+    }
+    let others: Vec<(&Endpoint, &Connection)> = others.iter().map(|(e, s)| (e, s)).collect();
+    let read = placement::gather(facts, here, &others).await;
+    facts.mapped = keep(facts, *home, read).unwrap_or_default();
+    let own = facts.servers[*home].endpoint;
+    let nodes: Vec<_> = std::iter::once((own, here)).chain(others).collect();
+    let there = shards.iter().map(|(i, s)| (facts.servers[*i].endpoint, s));
+    let servers: Vec<_> = nodes.iter().copied().chain(there).collect();
+    let read = collation::gather(facts, &servers).await;
+    facts.orders = keep(facts, *home, read).unwrap_or_default();
+    let read = strays::gather(facts, &nodes).await;
+    facts.strays = keep(facts, *home, read).unwrap_or_default();
+}
+
+/// What the shards have already of what would come.
+async fn of_shards(facts: &mut Facts<'_>, sessions: &Sessions) {
+    let wanted = wanted(facts);
+    let Some(wanted) = keep(facts, sessions.home, wanted) else { return };
+    let token = facts.token.clone();
+    let found = join_all(sessions.shards.iter().map(|(_, s)| existing(s, &wanted, &token))).await;
+    for ((i, _), found) in sessions.shards.iter().zip(found) {
+        let mut found = keep(facts, *i, found).unwrap_or_default();
+        for relation in &mut found {
+            relation.published = facts.tables().any(|t| {
+                t.schema_name == relation.schema_name && t.table_name == relation.table_name
+            });
+        }
+        facts.servers[*i].existing = found;
+    }
+    if let Some(here) = &sessions.here {
+        let read = definitions(facts, here).await;
+        keep(facts, sessions.home, read);
+    }
+}
+
+/// What was read; an error becomes the state of that server.
+fn keep<T>(facts: &mut Facts<'_>, server: usize, read: Result<T>) -> Option<T> {
+    read.map_err(|error| fail(facts, server, error)).ok()
 }
 
 /// Asks the shards' machines for their free space; some don't let us.
@@ -167,34 +185,24 @@ fn fail(facts: &mut Facts<'_>, server: usize, error: Error) {
 /// Asks one server about itself; keeps the session where it may be asked more.
 async fn ask(endpoint: &Endpoint) -> (ServerState, Option<Connection>) {
     match try_ask(endpoint).await {
-        Ok((state @ ServerState::Known(_), session)) => (state, Some(session)),
-        Ok((state, _)) => (state, None),
+        Ok((facts, session)) => (ServerState::Known(Box::new(facts)), Some(session)),
+        Err(error) if error.kind == Kind::Privilege => (ServerState::Unprivileged(error), None),
         Err(error) => (ServerState::Unreachable(error), None),
     }
 }
 
-async fn try_ask(endpoint: &Endpoint) -> Result<(ServerState, Connection)> {
+async fn try_ask(endpoint: &Endpoint) -> Result<(ServerFacts, Connection)> {
     let session = remote::connect(endpoint, Purpose::Preflight).await?;
-    session.batch(SESSION).await?;
-    let unprivileged: Option<String> = session
-        .value(
-            "SELECT CASE WHEN NOT r.rolsuper THEN quote_ident(r.rolname) END \
-               FROM pg_roles AS r WHERE r.rolname = current_user",
-            &[],
-        )
-        .await?;
-    if let Some(role) = unprivileged {
-        return Ok((ServerState::Unprivileged(role), session));
-    }
+    session.batch(&format!("{SESSION}; {TIMEOUT}")).await?;
     let facts = json(&session, include_str!("server.sql"), &[]).await?;
-    Ok((ServerState::Known(Box::new(facts)), session))
+    Ok((facts, session))
 }
 
 /// The value of a query that answers with one JSON document.
 async fn json<T: DeserializeOwned>(
     session: &Connection,
     sql: &str,
-    params: &[&(dyn tokio_postgres::types::ToSql + Sync)],
+    params: &[&(dyn ToSql + Sync)],
 ) -> Result<T> {
     let text: String = session.value(sql, params).await?;
     Ok(serde_json::from_str(&text)?)
@@ -202,15 +210,20 @@ async fn json<T: DeserializeOwned>(
 
 /// Forgets relations that won't come along by the run's options.
 async fn restrict(facts: &Facts<'_>, session: &Connection, content: &mut Content) -> Result<()> {
+    if !is_narrowed(facts) {
+        return Ok(());
+    }
     let excluded = &facts.options.exclude_schemas;
     content.relations.retain(|r| !excluded.contains(&r.schema_name));
-    if facts.options.schema_scope == SchemaScope::Publication {
-        let needed = Needed::by_publication(session, facts.publication).await?;
-        let is_needed = |object: &Use| match (&object.class, &object.name) {
+    keep_used(content, |object| !object.is_in(excluded));
+    let scoped = facts.options.schema_scope == SchemaScope::Publication;
+    let needed = Needed::by_publication(session, facts.publication).await?;
+    content.needed_behind = behind(session, &needed, excluded, scoped).await?;
+    if scoped {
+        keep_used(content, |object| match (&object.class, &object.name) {
             (Some(class), Some(name)) => needed.has(class, object.schema_name.as_deref(), name),
             _ => true,
-        };
-        content.used_roles.retain(|role| role.uses.iter().any(is_needed));
+        });
         content.relations.retain(|r| needed.has("relation", Some(&r.schema_name), &r.table_name));
         let extensions =
             facts.known_of(Side::Source).flat_map(|(_, known)| known.extensions.keys());
@@ -220,28 +233,74 @@ async fn restrict(facts: &Facts<'_>, session: &Connection, content: &mut Content
     Ok(())
 }
 
+/// Whether options leave a part of the schema out.
+fn is_narrowed(facts: &Facts<'_>) -> bool {
+    facts.options.schema_scope == SchemaScope::Publication
+        || !facts.options.exclude_schemas.is_empty()
+}
+
+/// Forgets uses that don't come along, then roles and tablespaces without any.
+fn keep_used(content: &mut Content, is_kept: impl Fn(&Use) -> bool) {
+    content.used_roles.retain_mut(|role| {
+        role.uses.retain(&is_kept);
+        !role.uses.is_empty()
+    });
+    content.tablespaces.retain_mut(|space| {
+        space.uses.retain(&is_kept);
+        !space.uses.is_empty()
+    });
+}
+
+/// What of the schemas that stay behind is needed: by the published tables; or because an
+/// extension comes along, for all of them do where the scope is the database.
+async fn behind(
+    session: &Connection,
+    needed: &Needed,
+    excluded: &[String],
+    scoped: bool,
+) -> Result<Vec<Behind>> {
+    let rows = session
+        .query(
+            "SELECT n.nspname::text, x.extname::text \
+               FROM pg_extension AS x JOIN pg_namespace AS n ON n.oid = x.extnamespace \
+              WHERE n.nspname = ANY ($1) ORDER BY x.extname",
+            &[&excluded],
+        )
+        .await?;
+    let mut out = Vec::new();
+    for row in rows {
+        let get = |e: tokio_postgres::Error| session.error(&e);
+        let (schema_name, name): (String, String) =
+            (row.try_get(0).map_err(get)?, row.try_get(1).map_err(get)?);
+        if !scoped || needed.has("extension", None, &name) {
+            out.push(Behind { class: "extension".to_owned(), schema_name, name });
+        }
+    }
+    // Row types come with their tables, arrays with their elements.
+    let comes_with_another = |schema: &str, name: &str| {
+        let element = name.strip_prefix('_');
+        needed.has("relation", Some(schema), name)
+            || element.is_some_and(|element| needed.has("type", Some(schema), element))
+    };
+    let objects = needed
+        .in_schemas(excluded)
+        .filter(|(class, schema, name)| *class != "type" || !comes_with_another(schema, name));
+    out.extend(objects.map(|(class, schema, name)| Behind {
+        class: class.to_owned(),
+        schema_name: schema.to_owned(),
+        name: name.to_owned(),
+    }));
+    Ok(out)
+}
+
 async fn content(facts: &Facts<'_>, session: &Connection) -> Result<Content> {
-    let no_owner = facts.options.no_owner;
-    let scoped = facts.options.schema_scope == SchemaScope::Publication;
-    let mut content: Content =
-        json(session, include_str!("source.sql"), &[&facts.publication, &no_owner, &scoped])
-            .await?;
+    let params: [&(dyn ToSql + Sync); 3] =
+        [&facts.publication, &facts.options.no_owner, &is_narrowed(facts)];
+    let mut content: Content = json(session, include_str!("source.sql"), &params).await?;
     restrict(facts, session, &mut content).await?;
     content.tables = tables(session, facts.publication, &facts.rules).await?;
     let oids: Vec<i64> = content.tables.iter().map(|t| t.oid).collect();
     content.foreign_keys = json(session, include_str!("foreign_keys.sql"), &[&oids]).await?;
-    if facts.is_spread() {
-        session.batch(&format!("SET statement_timeout = '{FOREIGN_KEY_TIMEOUT}'")).await?;
-        let tables = content.tables.clone();
-        let began = Instant::now();
-        for foreign_key in &mut content.foreign_keys {
-            if began.elapsed() > PATIENCE {
-                break;
-            }
-            foreign_key.crosses = crosses(session, &tables, foreign_key).await?;
-        }
-        sample::look(session, &mut content.tables, facts.destination).await?;
-    }
     Ok(content)
 }
 
@@ -254,48 +313,6 @@ pub(super) async fn tables(
 ) -> Result<Vec<Table>> {
     let rules = serde_json::to_string(rules)?;
     json(session, include_str!("tables.sql"), &[&publication, &rules]).await
-}
-
-/// Whether a foreign key between sharded tables, in which the sharding keys
-/// aren't part, has rows whose sharding keys differ.
-async fn crosses(
-    session: &Connection,
-    tables: &[Table],
-    foreign_key: &ForeignKey,
-) -> Result<Option<bool>> {
-    let of = |oid| tables.iter().find(|t| t.oid == oid && t.is_sharded());
-    let (Some(from), Some(to)) = (of(foreign_key.from), of(foreign_key.to)) else {
-        return Ok(None);
-    };
-    let (Some(from_key), Some(to_key)) = (&from.key, &to.key) else { return Ok(None) };
-    let comparable = from.has_types_of(to) && from.is_placed_like(to);
-    if foreign_key.holds_keys(from_key, to_key) || !comparable {
-        return Ok(None);
-    }
-    let joined: Vec<String> = foreign_key
-        .from_columns
-        .iter()
-        .zip(&foreign_key.to_columns)
-        .map(|(f, t)| format!("f.{} = t.{}", ident(f), ident(t)))
-        .collect();
-    let differing: Vec<String> = from_key
-        .iter()
-        .zip(to_key)
-        .map(|(f, t)| format!("f.{} IS DISTINCT FROM t.{}", ident(f), ident(t)))
-        .collect();
-    let sql = format!(
-        "SELECT EXISTS (SELECT 1 FROM {} AS f JOIN {} AS t ON {} WHERE {})",
-        qualified(&from.schema_name, &from.table_name),
-        qualified(&to.schema_name, &to.table_name),
-        joined.join(" AND "),
-        differing.join(" OR "),
-    );
-    match session.value(&sql, &[]).await {
-        Ok(found) => Ok(Some(found)),
-        // It takes too long, or the operators aren't in pg_catalog: not known.
-        Err(error) if matches!(error.sqlstate(), "57014" | "42883" | "55P03") => Ok(None),
-        Err(error) => Err(error),
-    }
 }
 
 /// The relations that a shard is asked for.

@@ -7,21 +7,25 @@
 //! findings, with stable names; all but the gathering is pure.
 mod activity;
 mod capacity;
+mod collation;
 mod database;
 mod destination;
 mod facts;
 mod finding;
 mod gather;
 mod nodes;
+mod omni;
 mod placement;
 mod programs;
 mod publication;
 mod reach;
+mod rows;
 mod sample;
 mod server;
 mod size;
 mod strays;
 mod table;
+mod unique;
 
 pub use finding::{first_error, Finding, Severity};
 
@@ -80,14 +84,18 @@ const CHECKS: &[Check] = &[
     nodes::node_sequences,
     nodes::source_key,
     strays::node_rows,
-    nodes::node_omni_tables,
+    omni::node_omni_tables,
+    unique::node_unique,
     publication::publication_exists,
     publication::publication_empty,
+    publication::publication_identity,
+    publication::all_tables_subscribers,
     publication::sharding_key_missing,
     publication::sharding_key_table,
     publication::sharding_key_column,
     publication::sharding_key_published,
     publication::sharding_key_type,
+    collation::sharding_key_collation,
     placement::sharding_key_mapping,
     placement::sharding_key_rows,
     placement::sharding_key_shards,

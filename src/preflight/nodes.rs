@@ -10,14 +10,12 @@ use crate::error::{Error, Kind, Result};
 use crate::preflight::facts::{Content, Facts, Table};
 use crate::preflight::finding::Finding;
 use crate::preflight::gather::tables;
-use crate::preflight::Verb;
+use crate::preflight::unique::{self, UniqueKeys};
+use crate::preflight::{omni, Verb};
 use crate::remote::quote::qualified;
 use crate::remote::{Connection, Endpoint};
 use crate::state::options::{Ddl, SequencePolicy};
 
-/// How often copies of an omni table are compared before they count as different:
-/// somebody may be writing to all of them just then.
-const LOOKS: usize = 3;
 /// Differences that a finding shows.
 const SHOWN: usize = 5;
 
@@ -54,7 +52,9 @@ pub struct Nodes {
     /// Tables whose rows move, with their sharding keys on the source.
     pub(super) tables: Vec<Table>,
     /// Omni tables whose copies differ, with the shard.
-    unequal: Vec<(Endpoint, String)>,
+    pub(super) unequal: Vec<(Endpoint, String)>,
+    /// Keys of unique indexes that lack the source's sharding key.
+    pub(super) unique: UniqueKeys,
 }
 
 /// Asks all shards of the source.
@@ -80,14 +80,14 @@ pub async fn gather(
     .await?;
     nodes.tables = tables(here, facts.publication, &facts.source_rules).await?;
     nodes.tables.retain(|table| table.leaf);
-    for table in nodes.tables.iter().filter(|t| t.key.is_none()) {
-        let name = qualified(&table.schema_name, &table.table_name);
-        for (endpoint, session) in others {
-            if differ(here, session, &name).await? {
-                nodes.unequal.push((endpoint.clone(), name.clone()));
-            }
-        }
-    }
+    nodes.unequal = omni::gather(facts.options.omni_check, &nodes.tables, here, others).await?;
+    let own = facts.source.shards.iter().find(|e| e.shard == self::here(facts).0);
+    let sessions: Vec<(&Endpoint, &Connection)> = own
+        .map(|endpoint| (endpoint, here))
+        .into_iter()
+        .chain(others.iter().map(|(e, s)| (e, s)))
+        .collect();
+    nodes.unique = unique::gather(facts, content, &nodes.tables, &sessions).await?;
     Ok(nodes)
 }
 
@@ -112,32 +112,6 @@ async fn of(session: &Connection, publication: &str, names: &[String]) -> Result
             .await?;
     }
     Ok(facts)
-}
-
-/// Whether two copies of a table differ, each time they are looked at.
-async fn differ(here: &Connection, there: &Connection, name: &str) -> Result<bool> {
-    let sql = format!(
-        "SELECT count(*) || '/' || coalesce(sum(hashtextextended(t::text, 0)::numeric), 0) \
-           FROM ONLY {name} AS t"
-    );
-    for look in 0..LOOKS {
-        if look > 0 {
-            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
-        }
-        let (one, other): (Result<String>, Result<String>) =
-            futures::join!(here.value(&sql, &[]), there.value(&sql, &[]));
-        match (one, other) {
-            (Ok(one), Ok(other)) if one == other => return Ok(false),
-            (Ok(_), Ok(_)) => {}
-            // What is missing there is found by comparing the tables' parts.
-            (_, Err(error)) if matches!(error.sqlstate(), "42P01" | "3F000") => return Ok(false),
-            (one, other) => {
-                one?;
-                other?;
-            }
-        }
-    }
-    Ok(true)
 }
 
 /// The number of the source shard that is this database.
@@ -298,29 +272,6 @@ pub fn source_key(facts: &Facts<'_>) -> Vec<Finding> {
         ))];
     }
     Vec::new()
-}
-
-/// Tables that each shard of the source has whole are equal on all.
-pub fn node_omni_tables(facts: &Facts<'_>) -> Vec<Finding> {
-    facts
-        .nodes
-        .iter()
-        .flat_map(|nodes| &nodes.unequal)
-        .map(|(endpoint, table)| {
-            Finding::error(
-                "node_omni_tables",
-                Kind::WrongState,
-                format!("table {table} is not the same on {endpoint} as here"),
-            )
-            .object(table.clone())
-            .detail(format!(
-                "It has no sharding key of cluster \"{}\", so that its rows come from this database \
-                 alone: other rows would be lost.",
-                facts.source.name
-            ))
-            .hint("Declare its sharding key, or make it the same on all shards of the source.")
-        })
-        .collect()
 }
 
 /// What can't be done yet with several shards of the source.

@@ -8,6 +8,9 @@ use crate::preflight::facts::{Facts, KeyColumn, Table};
 use crate::preflight::finding::Finding;
 use crate::remote::quote::ident;
 
+/// Tables that a finding shows.
+const SHOWN: usize = 5;
+
 fn quoted(text: &str) -> String {
     text.replace('\'', "''")
 }
@@ -20,7 +23,10 @@ pub fn publication_exists(facts: &Facts<'_>) -> Vec<Finding> {
     }
     let object = format!("publication \"{}\"", facts.publication);
     let hint = match content.publications.as_slice() {
-        [] => format!("Create it: CREATE PUBLICATION {} FOR ALL TABLES;", ident(facts.publication)),
+        [] => format!(
+            "Create it: CREATE PUBLICATION {} FOR ALL TABLES WITH (publish = 'insert');",
+            ident(facts.publication)
+        ),
         names => format!("Publications of the source are: {}.", names.join(", ")),
     };
     vec![Finding::error("publication", Kind::MissingObject, format!("{object} does not exist"))
@@ -44,6 +50,64 @@ pub fn publication_empty(facts: &Facts<'_>) -> Vec<Finding> {
             "Add the tables that shall move: ALTER PUBLICATION {} ADD TABLE ...;",
             ident(facts.publication)
         ))]
+}
+
+/// The publication lets the application change the rows of its tables. The flows have
+/// publications of their own, which come after the identities that they need.
+pub fn publication_identity(facts: &Facts<'_>) -> Vec<Finding> {
+    if !facts.content.as_ref().is_some_and(|c| c.publishes_changes) {
+        return Vec::new();
+    }
+    let refused: Vec<&str> =
+        facts.leaves().filter(|t| !t.takes_changes()).map(|t| t.name.as_str()).collect();
+    if refused.is_empty() {
+        return Vec::new();
+    }
+    let object = format!("publication \"{}\"", facts.publication);
+    vec![Finding::warning(
+        "publication_identity",
+        format!("{object} makes UPDATE and DELETE fail on {} tables", refused.len()),
+    )
+    .object(object)
+    .detail(format!(
+        "It publishes updates or deletes, for which the replica identity of these tables does not \
+         suffice: {}{}.",
+        refused[..refused.len().min(SHOWN)].join(", "),
+        if refused.len() > SHOWN { ", ..." } else { "" }
+    ))
+    .hint(format!(
+        "A migration needs none of them from it: ALTER PUBLICATION {} SET (publish = 'insert');",
+        ident(facts.publication)
+    ))]
+}
+
+/// No subscriber of someone else gets the extension's own tables.
+pub fn all_tables_subscribers(facts: &Facts<'_>) -> Vec<Finding> {
+    let Some(content) = &facts.content else { return Vec::new() };
+    let own = facts.options.slot_name.as_deref();
+    let slots: Vec<&str> = content
+        .slots_of_others
+        .iter()
+        .map(String::as_str)
+        .filter(|slot| own.is_none_or(|own| !slot.starts_with(own)))
+        .collect();
+    if content.publications_of_all.is_empty() || slots.is_empty() {
+        return Vec::new();
+    }
+    vec![Finding::warning(
+        "all_tables_subscribers",
+        "a subscription of someone else may fail for want of reshard's own tables",
+    )
+    .object(format!("slots {}", slots.join(", ")))
+    .detail(format!(
+        "A publication FOR ALL TABLES ({}) covers the tables in schema \"reshard\" too. A \
+         subscriber of such a one stops at the first change of them that it has no table for.",
+        content.publications_of_all.join(", ")
+    ))
+    .hint(
+        "Let that subscription use a publication FOR TABLES IN SCHEMA ..., or of listed tables, that \
+         leaves out schema reshard.",
+    )]
 }
 
 /// A destination of several shards has a sharding key, and a table with it.

@@ -1,14 +1,17 @@
-//! Looks into the rows of sharded tables: keys that are all null, and how a sample
-//! of them is spread over the shards. Bounded in time.
+//! Looks into the rows of sharded tables on one shard of the source: keys that are all
+//! null, and how a sample of them is spread over the destination. Bounded in time.
 use std::time::{Duration, Instant};
 
 use crate::cluster::placement::{shard_of_hashes, HASH_PARTITION_SEED};
 use crate::cluster::rule::listed;
-use crate::cluster::{Cluster, KeySql, Placement};
+use crate::cluster::{Cluster, KeySql, Placement, ShardNo};
 use crate::error::{Error, Result};
 use crate::preflight::facts::Table;
 use crate::remote::quote::{ident, qualified};
 use crate::remote::Connection;
+
+/// What tells the shard of a row, as a server answers.
+pub(super) type Hashes = Vec<Option<i64>>;
 
 /// Rows of a table that are looked at.
 const ROWS: i64 = 5_000;
@@ -37,10 +40,20 @@ pub async fn look(session: &Connection, tables: &mut [Table], cluster: &Cluster)
             table.has_null_keys = in_time(null_keys(session, table).await)?;
         }
         if i < TABLES && table.heap_bytes > 0 {
-            table.sample = in_time(spread(session, table, cluster).await)?.unwrap_or_default();
+            let found = in_time(spread(session, table, cluster).await)?.unwrap_or_default();
+            table.sampled = found.iter().map(|(rows, _)| rows).sum();
+            table.sample = projected(&found, table.sampled, table.row_estimate);
         }
     }
     Ok(())
+}
+
+/// What a sample says of all rows, so that those of several shards of the source can be
+/// added up.
+fn projected(sample: &[(i64, i64)], sampled: i64, estimate: i64) -> Vec<(i64, i64)> {
+    let factor = estimate.max(sampled) as f64 / sampled.max(1) as f64;
+    let of = |count: i64| (count as f64 * factor).round() as i64;
+    sample.iter().map(|(rows, bytes)| (of(*rows), of(*bytes))).collect()
 }
 
 /// None where it took too long, or is locked, or can't be hashed that way, or where a
@@ -86,21 +99,14 @@ async fn spread(session: &Connection, table: &Table, cluster: &Cluster) -> Resul
         bytes.unwrap_or_else(|| "0".to_owned()),
         of_rows(table)
     );
-    let shards = cluster.size();
-    let mut out = vec![(0, 0); shards as usize];
+    let mut out = vec![(0, 0); cluster.size() as usize];
     for row in session.query(&sql, &[]).await? {
         let get = |e: tokio_postgres::Error| session.error(&e);
-        let place: Vec<Option<i64>> = row.try_get(0).map_err(get)?;
+        let place: Hashes = row.try_get(0).map_err(get)?;
         let bytes: i64 = row.try_get(1).map_err(get)?;
-        let shard = match placement {
-            Placement::Hash { .. } => {
-                let hashes = place.into_iter().map(|hash| hash.map(|h| h as u64));
-                Some(shard_of_hashes(hashes, shards).index())
-            }
-            // Rows that no shard takes are looked for by another check.
-            _ => place.into_iter().flatten().next().and_then(|p| usize::try_from(p).ok()),
-        };
-        if let Some((rows, size)) = shard.and_then(|shard| out.get_mut(shard)) {
+        // Rows that no shard takes are looked for by another check.
+        let shard = shard(cluster, &placement, place);
+        if let Some((rows, size)) = shard.and_then(|shard| out.get_mut(shard.index())) {
             *rows += 1;
             *size += bytes;
         }
@@ -117,8 +123,19 @@ pub(super) fn of_rows(table: &Table) -> String {
     format!("TABLESAMPLE SYSTEM ({percent})")
 }
 
+/// The shard of a row, by what [`place`] says of it.
+pub(super) fn shard(cluster: &Cluster, placement: &Placement, place: Hashes) -> Option<ShardNo> {
+    match placement {
+        Placement::Hash { .. } => {
+            let hashes = place.into_iter().map(|hash| hash.map(|h| h as u64));
+            Some(shard_of_hashes(hashes, cluster.size()))
+        }
+        _ => place.into_iter().flatten().next().and_then(|p| u32::try_from(p).ok()).map(ShardNo),
+    }
+}
+
 /// SQL for what tells the shard of a row `t`: the hashes of its key, or its number.
-fn place(table: &Table, cluster: &Cluster, placement: &Placement) -> Option<String> {
+pub(super) fn place(table: &Table, cluster: &Cluster, placement: &Placement) -> Option<String> {
     let key = table.key.as_deref()?;
     match (placement, table.key_columns.as_slice()) {
         (Placement::Hash { .. }, columns) => {
@@ -139,5 +156,17 @@ fn place(table: &Table, cluster: &Cluster, placement: &Placement) -> Option<Stri
             Some(format!("ARRAY[CASE {} END]::bigint[]", whens.join(" ")))
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sample_stands_for_all_rows() {
+        assert_eq!(projected(&[(30, 600), (10, 100)], 40, 400), [(300, 6_000), (100, 1_000)]);
+        assert_eq!(projected(&[(3, 30), (1, 10)], 4, 0), [(3, 30), (1, 10)]);
+        assert_eq!(projected(&[], 0, 400), []);
     }
 }

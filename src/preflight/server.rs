@@ -4,7 +4,10 @@ use crate::error::Kind;
 use crate::preflight::facts::{Facts, ServerState};
 use crate::preflight::finding::Finding;
 use crate::preflight::Verb;
+use crate::remote::quote::literal;
 
+/// Name of the extension's library.
+const LIBRARY: &str = "reshard";
 /// The oldest version that has row filters.
 const OLDEST: i32 = 15;
 /// The newest version that this one is tested with.
@@ -21,10 +24,39 @@ pub fn library_preloaded(facts: &Facts<'_>) -> Vec<Finding> {
         "reshard is not in shared_preload_libraries",
     )
     .detail("Its background workers can't run.")
-    .hint(
-        "Add it and restart the server: ALTER SYSTEM SET shared_preload_libraries = 'reshard'; \
-         (keep what is there already, separated by commas)",
-    )]
+    .hint(preload(&facts.libraries))]
+}
+
+/// How the library gets into the setting, whose value for the next start is `libraries`.
+/// ALTER SYSTEM takes what stands in one pair of quotes as one name.
+fn preload(libraries: &str) -> String {
+    let mut names = list(libraries);
+    if names.iter().any(|name| name == LIBRARY) {
+        return "Restart the server: the configuration file names it already.".to_owned();
+    }
+    names.push(LIBRARY.to_owned());
+    let names: Vec<String> = names.iter().map(|name| literal(name)).collect();
+    format!(
+        "Add it, then restart the server: ALTER SYSTEM SET shared_preload_libraries = {};",
+        names.join(", ")
+    )
+}
+
+/// The elements of a setting that is a list of file names, as `SplitDirectoriesString` of
+/// src/backend/utils/adt/varlena.c reads it.
+fn list(setting: &str) -> Vec<String> {
+    let mut quoted = false;
+    let names = setting.split(|c| {
+        quoted ^= c == '"';
+        c == ',' && !quoted
+    });
+    names
+        .map(|name| match name.trim().strip_prefix('"').and_then(|n| n.strip_suffix('"')) {
+            Some(inner) => inner.replace("\"\"", "\""),
+            None => name.trim().to_owned(),
+        })
+        .filter(|name| !name.is_empty())
+        .collect()
 }
 
 /// Every server can be reached with its connection string.
@@ -47,16 +79,9 @@ pub fn privilege(facts: &Facts<'_>) -> Vec<Finding> {
         .servers
         .iter()
         .filter_map(|server| match &server.state {
-            ServerState::Unprivileged(role) => Some(
-                Finding::error(
-                    "privilege",
-                    Kind::Privilege,
-                    format!("role {role} is no superuser on {}", server.endpoint),
-                )
-                .object(server.endpoint.to_string())
-                .detail("Subscriptions, replication slots and settings of the apply need one.")
-                .hint(format!("On that server: ALTER ROLE {role} SUPERUSER;")),
-            ),
+            ServerState::Unprivileged(error) => {
+                Some(Finding::from_error("privilege", error).object(server.endpoint.to_string()))
+            }
             _ => None,
         })
         .collect()
@@ -236,7 +261,8 @@ mod tests {
             rules: Vec::new(),
             token: String::new(),
             preloaded: true,
-            unfit_programs: Vec::new(),
+            libraries: String::new(),
+            programs: crate::preflight::programs::Programs::default(),
             here: (String::new(), String::new()),
             copy_workers: 1,
             servers: vec![
@@ -249,9 +275,25 @@ mod tests {
             joined: None,
             mapped: Vec::new(),
             strays: Vec::new(),
+            orders: Vec::new(),
             source_rules: Vec::new(),
         };
         server_version(&facts)
+    }
+
+    #[test]
+    fn the_library_is_added_to_those_that_are_there() {
+        let ends = |setting: &str, end: &str| {
+            let hint = preload(setting);
+            assert!(hint.ends_with(end), "{setting}: {hint}");
+        };
+        ends("", "shared_preload_libraries = 'reshard';");
+        ends(
+            "pg_stat_statements,auto_explain",
+            "= 'pg_stat_statements', 'auto_explain', 'reshard';",
+        );
+        ends("a, \"$libdir/b,c\"", "= 'a', '$libdir/b,c', 'reshard';");
+        ends("a,reshard", "names it already.");
     }
 
     #[test]

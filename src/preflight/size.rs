@@ -5,6 +5,7 @@ use crate::cluster::Side;
 use crate::error::Kind;
 use crate::preflight::facts::{Facts, Table};
 use crate::preflight::finding::Finding;
+use crate::preflight::Verb;
 
 /// Rows of a sample from which on its shares mean something.
 const SAMPLE: i64 = 1_000;
@@ -29,9 +30,8 @@ fn loads(facts: &Facts<'_>) -> (Vec<Load>, i64) {
     let mut out = vec![Load::default(); shards];
     let mut sampled = 0;
     for table in facts.leaves() {
-        let rows: i64 = table.sample.iter().map(|(rows, _)| rows).sum();
-        sampled += rows;
-        let estimate = table.row_estimate.max(rows) as f64;
+        sampled += table.sampled;
+        let estimate = table.row_estimate.max(table.sampled) as f64;
         for (shard, load) in out.iter_mut().enumerate() {
             let (of_rows, of_bytes) = shares(facts, table, shard);
             load.rows += estimate * of_rows;
@@ -97,9 +97,28 @@ pub fn skew(facts: &Facts<'_>) -> Vec<Finding> {
         .collect()
 }
 
+/// Bytes that a shard must, and should, have free.
+struct Room {
+    must: f64,
+    should: f64,
+}
+
+/// What a verb brings to a shard: rows, indexes, or neither.
+fn room(verb: Verb, schema_phase: Option<&str>, load: Load) -> Room {
+    match (verb, schema_phase) {
+        (Verb::Start | Verb::CopyData, _) => Room { must: load.heap, should: load.total * 1.2 },
+        // Indexes over rows that are there; some may be there already.
+        (Verb::SchemaSync, Some("post")) => {
+            Room { must: 0.0, should: (load.total - load.heap) * 1.2 }
+        }
+        (Verb::SchemaSync | Verb::Replicate, _) => Room { must: 0.0, should: 0.0 },
+    }
+}
+
 /// Every shard's disk has room for what comes.
 pub fn disk_space(facts: &Facts<'_>) -> Vec<Finding> {
     let (loads, _) = loads(facts);
+    let schema_phase = facts.options.schema_phase.as_deref();
     // Shards that are databases of one server share its disk.
     let mut servers: BTreeMap<&str, (String, i64, Load)> = BTreeMap::new();
     for (server, known) in facts.known_of(Side::Destination) {
@@ -114,13 +133,14 @@ pub fn disk_space(facts: &Facts<'_>) -> Vec<Finding> {
     servers
         .into_values()
         .filter_map(|(name, free, load)| {
-            let finding = if load.heap > free as f64 {
+            let room = room(facts.verb, schema_phase, load);
+            let finding = if room.must > free as f64 {
                 Finding::error(
                     "disk_space",
                     Kind::Server("53100".to_owned()),
                     format!("not enough disk space on {name}"),
                 )
-            } else if load.total * 1.2 > free as f64 {
+            } else if room.should > free as f64 {
                 Finding::warning("disk_space", format!("disk space may not suffice on {name}"))
             } else {
                 return None;
@@ -129,7 +149,7 @@ pub fn disk_space(facts: &Facts<'_>) -> Vec<Finding> {
                 finding
                     .object(name)
                     .detail(format!(
-                        "Tables of about {} come, {} with their indexes; {} are free where the \
+                        "Its tables are of about {}, {} with their indexes; {} are free where the \
                          server's data is.",
                         size(load.heap),
                         size(load.total),
@@ -155,6 +175,20 @@ fn size(bytes: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_a_verb_brings_needs_room() {
+        let load = Load { heap: 100.0, total: 150.0, ..Load::default() };
+        let bytes = |verb, phase| {
+            let room = room(verb, phase, load);
+            (room.must.round(), room.should.round())
+        };
+        assert_eq!(bytes(Verb::Start, None), (100.0, 180.0));
+        assert_eq!(bytes(Verb::CopyData, None), (100.0, 180.0));
+        assert_eq!(bytes(Verb::SchemaSync, Some("pre")), (0.0, 0.0));
+        assert_eq!(bytes(Verb::SchemaSync, Some("post")), (0.0, 60.0));
+        assert_eq!(bytes(Verb::Replicate, None), (0.0, 0.0));
+    }
 
     #[test]
     fn sizes_are_short() {

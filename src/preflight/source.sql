@@ -1,5 +1,6 @@
 -- What a source database holds apart from its published tables, as one JSON
--- document. Read-only. $1 publication, $2 leave owners out, $3 say what roles are needed for.
+-- document. Read-only. $1 publication, $2 leave owners out, $3 say what roles and tablespaces
+-- are needed for.
 WITH published AS (
     SELECT c.oid
       FROM pg_publication_tables AS p
@@ -41,6 +42,22 @@ WITH published AS (
                SELECT 'schema', NULL, n.nspname
                  FROM pg_namespace AS n
                 WHERE d.classid = 'pg_namespace'::regclass AND n.oid = d.objid
+               UNION ALL
+               SELECT 'relation', n.nspname, c.relname
+                 FROM pg_policy AS p JOIN pg_class AS c ON c.oid = p.polrelid
+                 JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                WHERE d.classid = 'pg_policy'::regclass AND p.oid = d.objid
+               UNION ALL
+               SELECT 'default_privileges', n.nspname, 'default privileges'
+                 FROM pg_default_acl AS a LEFT JOIN pg_namespace AS n ON n.oid = a.defaclnamespace
+                WHERE d.classid = 'pg_default_acl'::regclass AND a.oid = d.objid
+               UNION ALL
+               -- Operators, collations, text search objects...
+               SELECT NULL, i.schema::name, NULL
+                 FROM pg_identify_object(d.classid, d.objid, 0) AS i
+                WHERE d.classid NOT IN ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_type'::regclass,
+                                        'pg_namespace'::regclass, 'pg_policy'::regclass,
+                                        'pg_default_acl'::regclass)
            ) AS o (class, schema_name, name) ON true
      WHERE d.refclassid = 'pg_authid'::regclass
        AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
@@ -86,13 +103,22 @@ WITH published AS (
 )
 SELECT jsonb_build_object(
     'tablespaces', (
-        SELECT coalesce(jsonb_agg(jsonb_build_object('name', t.spcname, 'quoted', quote_ident(t.spcname))
+        SELECT coalesce(jsonb_agg(jsonb_build_object('name', t.spcname, 'quoted', quote_ident(t.spcname),
+                                      'uses', CASE WHEN $3 THEN u.uses ELSE '[]' END)
                                   ORDER BY t.spcname), '[]')
-          FROM pg_tablespace AS t
-         WHERE t.oid IN (SELECT c.reltablespace
-                           FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
-                          WHERE n.nspname NOT IN ('pg_catalog', 'information_schema', 'reshard')
-                            AND n.nspname !~ '^pg_(toast|temp)' AND t.spcname <> 'pg_global')),
+          FROM (SELECT c.reltablespace AS oid,
+                       -- An index comes along with its table.
+                       jsonb_agg(jsonb_build_object('class', 'relation', 'schema_name', n.nspname,
+                                                    'name', coalesce(r.relname, c.relname))) AS uses
+                  FROM pg_class AS c
+                  JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                  LEFT JOIN pg_index AS i ON i.indexrelid = c.oid
+                  LEFT JOIN pg_class AS r ON r.oid = i.indrelid
+                 WHERE c.reltablespace <> 0
+                   AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'reshard')
+                   AND n.nspname !~ '^pg_(toast|temp)'
+                 GROUP BY c.reltablespace) AS u
+          JOIN pg_tablespace AS t ON t.oid = u.oid AND t.spcname <> 'pg_global'),
     'schemas', (SELECT coalesce(jsonb_agg(n.nspname), '[]') FROM pg_namespace AS n),
     'row_security', (
         SELECT coalesce(jsonb_agg(jsonb_build_object(
@@ -118,6 +144,16 @@ SELECT jsonb_build_object(
                               AND e.objid = c.oid AND e.deptype = 'e')),
     'publications', (SELECT coalesce(jsonb_agg(p.pubname ORDER BY p.pubname), '[]')
                        FROM pg_publication AS p WHERE p.pubname NOT LIKE 'reshard\_%'),
+    -- What of the publication makes UPDATE and DELETE fail without a replica identity.
+    'publishes_changes', (SELECT coalesce(bool_or(p.pubupdate OR p.pubdelete), false)
+                            FROM pg_publication AS p WHERE p.pubname = $1),
+    'publications_of_all', (SELECT coalesce(jsonb_agg(quote_ident(p.pubname) ORDER BY p.pubname), '[]')
+                              FROM pg_publication AS p WHERE p.puballtables),
+    'slots_of_others', (
+        SELECT coalesce(jsonb_agg(s.slot_name ORDER BY s.slot_name), '[]')
+          FROM pg_replication_slots AS s
+         WHERE s.database = current_database() AND s.plugin = 'pgoutput' AND NOT s.temporary
+           AND s.slot_name NOT LIKE 'reshard\_%'),
     'columnless', (
         SELECT coalesce(jsonb_agg(jsonb_build_object(
                    'name', format('%I.%I', n.nspname, c.relname), 'filled', pg_relation_size(c.oid) > 0)

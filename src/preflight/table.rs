@@ -5,6 +5,7 @@ use crate::error::Kind;
 use crate::preflight::facts::{Facts, ForeignKey, Table};
 use crate::preflight::finding::{Finding, Severity};
 use crate::remote::quote::ident;
+use crate::replication::settle;
 use crate::state::options::{Constraint, ForeignKeys, ReplicaIdentity};
 
 /// Foreign keys hold on each shard by itself.
@@ -164,10 +165,15 @@ pub fn unique_constraints(facts: &Facts<'_>) -> Vec<Finding> {
                         "Make sure that the application never makes such a value on two shards.",
                     )
                 };
-                let values = if index.generated {
-                    " Its values come from sequences or UUIDs, which differ on all shards."
-                } else {
-                    ""
+                let values = match (index.generated, facts.source.size() > 1) {
+                    (false, _) => "",
+                    (true, false) => {
+                        " Its values come from sequences or UUIDs, which differ on all shards."
+                    }
+                    (true, true) => {
+                        " Its values come from sequences or UUIDs, which differ on all shards of \
+                         the destination; those of the source are looked at by check node_unique."
+                    }
                 };
                 finding
                     .object(format!("index \"{}\" on table {}", index.name, t.name))
@@ -212,12 +218,25 @@ pub fn replica_identity(facts: &Facts<'_>) -> Vec<Finding> {
 fn identity(facts: &Facts<'_>, table: &Table) -> Option<Finding> {
     let key = facts.filter_columns(table);
     let holds_key = |columns: &[String]| key.iter().all(|c| columns.contains(c));
-    if table.identity == "full" || table.identity != "none" && holds_key(&table.identity_columns) {
+    let has_one = table.identity != "none";
+    let is_sent = table.identity_columns.iter().all(|c| table.published.contains(c));
+    if table.identity == "full" {
+        return incomparable(table);
+    }
+    if has_one && is_sent && holds_key(&table.identity_columns) {
         return None;
     }
     let lacks = match key.as_slice() {
+        _ if has_one && !is_sent => {
+            format!("the replica identity of {} has columns that are not published", table.name)
+        }
         [] => format!("table {} has no replica identity", table.name),
-        _ => format!("the replica identity of {} lacks sharding key {}", table.name, shown(&key)),
+        // A flow filters rows by the sharding keys and by the publication's own filter.
+        _ => format!(
+            "the replica identity of {} does not hold all columns that its rows are filtered by: {}",
+            table.name,
+            shown(&key)
+        ),
     };
     let full_is_refused = table.column_list || table.generated;
     let by_index = table
@@ -233,20 +252,19 @@ fn identity(facts: &Facts<'_>, table: &Table) -> Option<Finding> {
             ),
         ));
     }
-    let can_be_built = !key.is_empty() && holds_key(&table.not_null) && table.has_primary_key;
+    let can_be_built = !key.is_empty() && holds_key(&table.not_null) && table.publishes_primary_key;
     let is_built = table.generated || facts.options.replica_identity == ReplicaIdentity::Index;
     if is_built && can_be_built {
         return Some(Finding::info("replica_identity", lacks).object(table.name.clone()).detail(
-            "A unique index over its primary key and the sharding key is built CONCURRENTLY on the \
+            "A unique index over its primary key and these columns is built CONCURRENTLY on the \
                  source, and on the shards; it is dropped at the end of the run.",
         ));
     }
+    if let (false, Some(finding)) = (full_is_refused, incomparable(table)) {
+        return Some(finding);
+    }
     let finding = if full_is_refused {
-        Finding::error("replica_identity", Kind::Unsupported, lacks).detail(
-            "REPLICA IDENTITY FULL is ruled out, since not all of its columns are published: the \
-             publication lists columns, or the table has stored generated ones (from PostgreSQL \
-             18 on).",
-        )
+        Finding::error("replica_identity", Kind::Unsupported, lacks).detail(settle::FULL_REFUSED)
     } else {
         Finding::info("replica_identity", lacks).detail(format!(
             "It gets REPLICA IDENTITY FULL during the run: UPDATE and DELETE write the whole old \
@@ -262,6 +280,29 @@ fn identity(facts: &Facts<'_>, table: &Table) -> Option<Finding> {
         "To avoid that: CREATE UNIQUE INDEX CONCURRENTLY ON {} (...{columns}); over NOT NULL columns.",
         table.name
     )))
+}
+
+/// With REPLICA IDENTITY FULL and no primary key the subscriber compares all columns
+/// (`tuples_equal` in src/backend/executor/execReplication.c).
+fn incomparable(table: &Table) -> Option<Finding> {
+    if table.publishes_primary_key || table.incomparable.is_empty() {
+        return None;
+    }
+    let message = format!("changed rows of {} can't be found on another server", table.name);
+    Some(
+        Finding::error("replica_identity", Kind::Unsupported, message)
+            .object(table.name.clone())
+            .detail(format!(
+                "It has no primary key or other identity that would do, and whole rows can't be \
+                 compared: columns of types without equality are {}.",
+                shown(&table.incomparable)
+            ))
+            .hint(format!(
+                "ALTER TABLE {} ADD PRIMARY KEY (...);, or CREATE UNIQUE INDEX CONCURRENTLY over \
+                 NOT NULL columns, with the sharding key among them.",
+                table.name
+            )),
+    )
 }
 
 /// Rows without a sharding key, which all go to shard 0 where the placement is by hash.

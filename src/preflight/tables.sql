@@ -8,13 +8,20 @@ WITH RECURSIVE rule AS (
                AS (schema_name text, table_name text, column_names name[], method text)) WITH ORDINALITY
                AS r (schema_name, table_name, column_names, method, ordinality)
 ), published AS (
-    SELECT c.oid, c.relkind, p.attnames, p.rowfilter
+    SELECT c.oid, c.relkind, p.attnames, p.rowfilter,
+           -- The columns in the filter's expression.
+           ARRAY(SELECT DISTINCT a.attname
+                   FROM pg_publication AS b
+                   JOIN pg_publication_rel AS r ON r.prpubid = b.oid AND r.prrelid = c.oid
+                  CROSS JOIN LATERAL regexp_matches(r.prqual::text, ':varattno (\d+)', 'g') AS v (number)
+                   JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum = v.number[1]::int2
+                  WHERE b.pubname = $1) AS filter_columns
       FROM pg_publication_tables AS p
       JOIN pg_namespace AS n ON n.nspname = p.schemaname
       JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename
      WHERE p.pubname = $1 AND n.nspname <> 'reshard' AND p.attnames IS NOT NULL
 ), leaf AS (
-    SELECT DISTINCT ON (l.oid) l.oid, p.attnames, p.rowfilter
+    SELECT DISTINCT ON (l.oid) l.oid, p.attnames, p.rowfilter, p.filter_columns
       FROM published AS p
      CROSS JOIN LATERAL (
               SELECT p.oid WHERE p.relkind <> 'p'
@@ -23,13 +30,13 @@ WITH RECURSIVE rule AS (
            ) AS l (oid)
      ORDER BY l.oid
 ), member AS (
-    SELECT l.oid, l.attnames, l.rowfilter, true AS leaf FROM leaf AS l
+    SELECT l.oid, l.attnames, l.rowfilter, l.filter_columns, true AS leaf FROM leaf AS l
     UNION
-    SELECT DISTINCT ON (a.relid) a.relid::oid, l.attnames, l.rowfilter, false
+    SELECT DISTINCT ON (a.relid) a.relid::oid, l.attnames, l.rowfilter, l.filter_columns, false
       FROM leaf AS l CROSS JOIN LATERAL pg_partition_ancestors(l.oid) AS a
      WHERE a.relid <> l.oid
 ), keyed AS (
-    SELECT m.oid, m.leaf, m.attnames, m.rowfilter, n.nspname, c.relname, c.relkind, c.relpersistence,
+    SELECT m.oid, m.leaf, m.attnames, m.rowfilter, m.filter_columns, n.nspname, c.relname, c.relkind, c.relpersistence,
            c.relispartition, c.relreplident, c.relhasindex, c.reltuples,
            k.column_names AS key, k.method AS key_method
       FROM member AS m
@@ -107,6 +114,10 @@ WITH RECURSIVE rule AS (
                        'type_shown', format_type(c.atttypid, c.atttypmod),
                        'type_name', format_type(c.atttypid, -1),
                        'type_oid', c.atttypid::bigint, 'collation', c.attcollation::bigint,
+                       'collation_name', (SELECT format('%I.%I', n.nspname, l.collname)
+                                            FROM pg_collation AS l
+                                            JOIN pg_namespace AS n ON n.oid = l.collnamespace
+                                           WHERE l.oid = c.attcollation),
                        'not_null', coalesce(c.attnotnull, false),
                        -- 16384 is FirstNormalObjectId: what is below is built in.
                        'built_in', coalesce(c.atttypid < 16384 AND c.attcollation < 16384, false),
@@ -124,14 +135,21 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
     'name', format('%I.%I', b.nspname, b.relname),
     'leaf', b.leaf, 'heap_bytes', CASE WHEN b.leaf THEN pg_table_size(b.oid) ELSE 0 END,
     'key', b.key, 'key_method', b.key_method, 'key_columns', b.key_columns,
-    'row_filter', b.rowfilter,
+    'row_filter', b.rowfilter, 'filter_columns', b.filter_columns, 'published', b.attnames,
     'identity', CASE
         WHEN b.relreplident = 'f' THEN CASE WHEN f.column_list OR f.generated THEN 'none' ELSE 'full' END
         WHEN b.relreplident = 'i' THEN 'index'
-        WHEN EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = b.oid AND i.indisprimary)
+        WHEN EXISTS (SELECT FROM pg_index AS i
+                      WHERE i.indrelid = b.oid AND i.indisprimary AND i.indimmediate)
             THEN 'primary key'
         ELSE 'none' END,
-    'has_primary_key', EXISTS (SELECT FROM pg_index AS i WHERE i.indrelid = b.oid AND i.indisprimary),
+    'publishes_primary_key', (
+        SELECT bool_and(a.attname = ANY (b.attnames) AND a.attgenerated = '') IS true
+          FROM pg_index AS i
+          JOIN pg_attribute AS a ON a.attrelid = i.indrelid
+                                AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
+         WHERE i.indrelid = b.oid AND i.indisprimary AND i.indimmediate),
+    'incomparable', to_jsonb(reshard.incomparable_columns(b.oid, b.attnames)),
     'column_list', f.column_list, 'generated', f.generated,
     'identity_columns', (
         SELECT coalesce(jsonb_agg(a.attname), '[]')
@@ -139,7 +157,7 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
           JOIN pg_attribute AS a ON a.attrelid = i.indrelid
                                 AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
          WHERE i.indrelid = b.oid AND i.indislive
-           AND CASE b.relreplident WHEN 'd' THEN i.indisprimary
+           AND CASE b.relreplident WHEN 'd' THEN i.indisprimary AND i.indimmediate
                                    WHEN 'i' THEN i.indisreplident ELSE false END),
     -- Unique indexes that can be an identity, in the order in which the run chooses.
     'identity_candidates', (
@@ -148,12 +166,13 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
           FROM pg_index AS i
           JOIN pg_class AS x ON x.oid = i.indexrelid
          CROSS JOIN LATERAL (
-                SELECT jsonb_agg(a.attname) AS columns, bool_and(a.attnotnull AND a.attgenerated = '') AS not_null
+                SELECT jsonb_agg(a.attname) AS columns, bool_and(a.attnotnull AND a.attgenerated = ''
+                                                           AND a.attname = ANY (b.attnames)) AS fit
                   FROM pg_attribute AS a
                  WHERE a.attrelid = b.oid
                    AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])) AS k
          WHERE i.indrelid = b.oid AND i.indisunique AND i.indimmediate AND i.indisvalid
-           AND i.indpred IS NULL AND i.indexprs IS NULL AND k.not_null),
+           AND i.indpred IS NULL AND i.indexprs IS NULL AND k.fit),
     'not_null', (SELECT coalesce(jsonb_agg(a.attname), '[]') FROM pg_attribute AS a
                   WHERE a.attrelid = b.oid AND a.attnum > 0 AND a.attnotnull),
     'row_estimate', greatest(b.reltuples, 0)::bigint,

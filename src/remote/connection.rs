@@ -1,15 +1,20 @@
 //! A connection to one shard, with errors that say which shard it was.
 use std::fmt;
+use std::future::Future;
 use std::time::Duration;
 
+use tokio_postgres::config::Host;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, NoTls, Row, SimpleQueryMessage};
 
 use crate::error::{Error, Kind, Result};
 use crate::remote::conninfo::Conninfo;
+use crate::remote::quote::ident;
 
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a session may: all addresses of the host, the login and the first settings.
+const SESSION_TIMEOUT: Duration = Duration::from_secs(20);
 /// After how long an unanswered packet ends a connection.
 const TCP_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -109,22 +114,74 @@ pub(super) fn config(endpoint: &Endpoint, purpose: Purpose) -> Result<tokio_post
 /// JIT: compiling the catalog queries of ours takes far longer than running them.
 ///
 /// # Errors
-/// 08001 where the server can't be reached, 28xxx where it refuses the login.
+/// 08001 where the server can't be reached or does not answer, 28xxx where it refuses the
+/// login, 42501 where the role is no superuser.
 pub async fn connect(endpoint: &Endpoint, purpose: Purpose) -> Result<Connection> {
     let config = config(endpoint, purpose)?;
+    in_time(endpoint, &config, open(endpoint, &config)).await
+}
+
+/// Ends the wait for a server that takes connections, but does not answer.
+pub(super) async fn in_time(
+    endpoint: &Endpoint,
+    config: &tokio_postgres::Config,
+    opening: impl Future<Output = Result<Connection>>,
+) -> Result<Connection> {
+    tokio::time::timeout(SESSION_TIMEOUT, opening).await.unwrap_or_else(|_| {
+        Err(Error::new(Kind::Unreachable, format!("could not connect to {endpoint}"))
+            .detail(format!(
+                "{} did not answer within {} seconds.",
+                address(config),
+                SESSION_TIMEOUT.as_secs()
+            ))
+            .hint(
+                "See whether PostgreSQL listens on that port, and whether that server, or a proxy \
+                 in between, hangs.",
+            ))
+    })
+}
+
+/// Where a configuration leads to, for texts.
+fn address(config: &tokio_postgres::Config) -> String {
+    let hosts: Vec<String> = config
+        .get_hosts()
+        .iter()
+        .map(|host| match host {
+            Host::Tcp(name) => name.clone(),
+            Host::Unix(folder) => folder.display().to_string(),
+        })
+        .collect();
+    let ports: Vec<String> = config.get_ports().iter().map(ToString::to_string).collect();
+    let port = if ports.is_empty() { "5432".to_owned() } else { ports.join(",") };
+    format!("Host \"{}\", port {port},", hosts.join(","))
+}
+
+async fn open(endpoint: &Endpoint, config: &tokio_postgres::Config) -> Result<Connection> {
     let label = endpoint.to_string();
     let (client, connection) =
         config.connect(NoTls).await.map_err(|error| connect_error(&label, &error))?;
+    // Reported by every server at the start of a session.
+    let unprivileged = connection.parameter("is_superuser") == Some("off");
     let driver = tokio::spawn(async move {
         // The client's calls report the same error; here it has no one to tell.
         drop(connection.await);
     });
     let connection = Connection { client, label, driver };
+    if unprivileged {
+        return Err(no_superuser(endpoint, config.get_user()));
+    }
     connection
         .batch(
             "SET search_path = pg_catalog; SET statement_timeout = 0; SET lock_timeout = 0; \
-             SET idle_in_transaction_session_timeout = 0; SET client_min_messages = warning; \
-             SET DateStyle = 'ISO'; SET IntervalStyle = 'postgres'; SET extra_float_digits = 3; \
+             SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; \
+             SELECT set_config('transaction_timeout', '0', false) \
+              WHERE current_setting('transaction_timeout', true) IS NOT NULL; \
+             SET default_transaction_isolation = 'read committed'; \
+             SET default_transaction_read_only = off; SET default_transaction_deferrable = off; \
+             SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; \
+             SET tcp_keepalives_count = 3; SET client_min_messages = warning; \
+             SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'postgres'; \
+             SET extra_float_digits = 3; \
              SET TimeZone = 'UTC'; SET bytea_output = 'hex'; SET row_security = off; \
              SET synchronous_commit = on; SET jit = off; SET reshard.ddl_guard = off",
         )
@@ -244,29 +301,49 @@ impl Connection {
 /// # Errors
 /// The server's; 55P03 where one does not end.
 pub async fn end_sessions(session: &Connection, purpose: Purpose) -> Result<()> {
+    let name = purpose.application_name();
+    let found: Vec<i32> = session
+        .value(
+            "SELECT coalesce(array_agg(pid), '{}') FROM pg_stat_activity \
+              WHERE application_name = $1 AND datname = current_database() \
+                AND pid <> pg_backend_pid()",
+            &[&name],
+        )
+        .await?;
+    if found.is_empty() {
+        return Ok(());
+    }
+    // False also where one has ended by itself meanwhile: who is left tells.
+    let terminate = "SELECT pg_terminate_backend(p.pid, 10000) FROM unnest($1::int[]) AS p (pid)";
+    session.query(terminate, &[&found]).await?;
     let ended: bool = session
         .value(
-            "SELECT coalesce(bool_and(pg_terminate_backend(pid, 10000)), true) \
-               FROM pg_stat_activity WHERE application_name = $1 \
-                AND datname = current_database() AND pid <> pg_backend_pid()",
-            &[&purpose.application_name()],
+            "SELECT NOT EXISTS (SELECT 1 FROM pg_stat_activity \
+                                 WHERE pid = ANY ($1) AND application_name = $2)",
+            &[&found, &name],
         )
         .await?;
     match ended {
         true => Ok(()),
         false => Err(Error::new(
             Kind::LockNotAvailable,
-            format!(
-                "a session \"{}\" on {} does not end",
-                purpose.application_name(),
-                session.label
-            ),
+            format!("a session \"{name}\" on {} does not end", session.label),
         )
-        .hint(format!(
-            "See pg_stat_activity there for application_name \"{}\".",
-            purpose.application_name()
-        ))),
+        .hint(format!("See pg_stat_activity there for application_name \"{name}\"."))),
     }
+}
+
+fn no_superuser(endpoint: &Endpoint, role: Option<&str>) -> Error {
+    let message = match role {
+        Some(role) => format!("role {} is no superuser on {endpoint}", ident(role)),
+        None => format!("the role of the connection string is no superuser on {endpoint}"),
+    };
+    Error::new(Kind::Privilege, message)
+        .detail("Subscriptions, replication slots and settings of the apply need one.")
+        .hint(format!(
+            "On that server: ALTER ROLE {} SUPERUSER;",
+            role.map_or_else(|| "...".to_owned(), ident)
+        ))
 }
 
 /// What went wrong while connecting.

@@ -123,13 +123,17 @@ impl Links {
     ///
     /// # Errors
     /// The first one by number, once all have ended.
-    pub async fn each<Fut>(&self, side: Side, work: impl Fn(Rc<Connection>) -> Fut) -> Result<()>
+    pub async fn each<Fut>(
+        &self,
+        side: Side,
+        work: impl Fn(ShardNo, Rc<Connection>) -> Fut,
+    ) -> Result<()>
     where
         Fut: Future<Output = Result<()>>,
     {
         let work = &work;
         let shards = self.cluster(side).numbers();
-        join_all(shards.map(|shard| async move { work(self.session(side, shard).await?).await }))
+        join_all(shards.map(|n| async move { work(n, self.session(side, n).await?).await }))
             .await
             .into_iter()
             .collect()

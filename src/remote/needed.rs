@@ -34,6 +34,19 @@ impl Needed {
     }
 }
 
+impl Needed {
+    /// Those in some schemas: class, schema and name.
+    pub fn in_schemas<'n>(
+        &'n self,
+        schemas: &'n [String],
+    ) -> impl Iterator<Item = (&'n str, &'n str, &'n str)> {
+        self.0.iter().filter_map(move |(class, schema, name)| {
+            let schema = schema.as_ref().filter(|schema| schemas.contains(schema))?;
+            Some((class.as_str(), schema.as_str(), name.as_str()))
+        })
+    }
+}
+
 impl FromIterator<(String, Option<String>, String)> for Needed {
     fn from_iter<T: IntoIterator<Item = (String, Option<String>, String)>>(objects: T) -> Self {
         Self(objects.into_iter().collect())

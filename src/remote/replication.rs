@@ -16,7 +16,7 @@ use tokio_postgres::config::Host;
 use tokio_postgres::NoTls;
 
 use crate::error::{Error, Kind, Result};
-use crate::remote::connection::{config, connect_error, Connection, Endpoint, Purpose};
+use crate::remote::connection::{config, connect_error, in_time, Connection, Endpoint, Purpose};
 
 /// Opens a session that speaks the replication commands of its database.
 ///
@@ -24,8 +24,11 @@ use crate::remote::connection::{config, connect_error, Connection, Endpoint, Pur
 /// As [`crate::remote::connect`].
 pub async fn connect(endpoint: &Endpoint, purpose: Purpose) -> Result<Connection> {
     let config = config(endpoint, purpose)?;
-    let label = endpoint.to_string();
-    let stream = open_stream(&config, &label).await?;
+    in_time(endpoint, &config, open(&config, endpoint.to_string())).await
+}
+
+async fn open(config: &tokio_postgres::Config, label: String) -> Result<Connection> {
+    let stream = open_stream(config, &label).await?;
     let patched = StartupPatch { stream, pending: None, started: false };
     let (client, connection) =
         config.connect_raw(patched, NoTls).await.map_err(|error| connect_error(&label, &error))?;

@@ -24,7 +24,8 @@ struct Facts {
     unfit_for_binary: bool,
     /// Whole rows can't be its identity: not all of them is published.
     full_refused: bool,
-    has_toast: bool,
+    /// Columns of types without equality.
+    incomparable: Vec<String>,
     primary_key: Vec<String>,
 }
 
@@ -57,13 +58,14 @@ pub fn adopt(
     }
     let filtered = table.is_sharded(Side::Destination) && destination.size() > 1;
     let Some(model) = model(task.id, relation, filtered)? else { return Ok(None) };
-    let key = match filtered {
-        true => table.key_columns(&[Side::Destination]),
-        false => Vec::new(),
-    };
+    let key = table.filtered_by(if filtered { &[Side::Destination] } else { &[] });
     let finds_rows =
         !facts.primary_key.is_empty() && key.iter().all(|c| facts.primary_key.contains(c));
-    if facts.unfit_for_binary || facts.full_refused && !finds_rows {
+    let is_searched = facts.primary_key.is_empty();
+    if facts.unfit_for_binary
+        || facts.full_refused && !finds_rows
+        || is_searched && !facts.incomparable.is_empty()
+    {
         return Ok(None);
     }
     let flows: Vec<Flow> = flow::load_direction(task.id, Direction::Forward)?
@@ -76,14 +78,14 @@ pub fn adopt(
     let mut statements = Vec::new();
     if !finds_rows {
         statements.push(format!("ALTER TABLE {name} REPLICA IDENTITY FULL"));
-    } else if filtered && facts.has_toast {
+    } else if !key.is_empty() {
         statements.extend(settle::detoast_statements(&name, here, &key));
     }
     for flow in &flows {
-        let conditions = match filtered {
-            true => vec![filter(flow, model.relation)?],
-            false => Vec::new(),
-        };
+        let mut conditions: Vec<String> = table.row_filter.iter().cloned().collect();
+        if filtered {
+            conditions.push(filter(flow, model.relation)?);
+        }
         statements.push(format!(
             "ALTER PUBLICATION {} ADD {}",
             ident(&flow.publication_name),
@@ -141,8 +143,7 @@ fn facts(task: i64, relation: i64) -> Result<Option<Facts>> {
                  OR pg_catalog.current_setting('server_version_num')::int >= 180000 \
                     AND EXISTS (SELECT FROM pg_catalog.pg_attribute AS a \
                                  WHERE a.attrelid = t.relation AND a.attgenerated = 's'), \
-             'has_toast', (SELECT c.reltoastrelid <> 0 FROM pg_catalog.pg_class AS c \
-                            WHERE c.oid = t.relation), \
+             'incomparable', reshard.incomparable_columns(t.relation, t.columns), \
              'primary_key', coalesce(( \
                  SELECT pg_catalog.jsonb_agg(a.attname) \
                    FROM pg_catalog.pg_index AS i \

@@ -84,10 +84,11 @@ impl Guard<'_> {
     /// What makes the trigger. The digest tells it from one for another placement.
     fn statements(&self, links: &Links, side: Side, shard: ShardNo, digest: &str) -> Vec<String> {
         let (name, trigger) = (self.table.qualified(), self.trigger());
+        let own = if is_own(self.of, side) { shard.to_string() } else { String::new() };
         // Rows that the user's publication leaves out don't move: they need no shard.
-        let (own, filter) = match is_own(self.of, side) {
-            true => (shard.to_string(), ""),
-            false => (String::new(), self.table.row_filter.as_deref().unwrap_or("")),
+        let filter = match side {
+            Side::Source => self.table.row_filter.as_deref().unwrap_or(""),
+            Side::Destination => "",
         };
         let cluster = &links.cluster(self.of).name;
         let arguments = [cluster, self.column, &own, filter, digest].map(literal).join(", ");

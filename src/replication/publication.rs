@@ -37,7 +37,8 @@ pub async fn create(
         if present.contains(&(table.schema_name.clone(), table.table_name.clone())) {
             continue;
         }
-        let (name, member) = (ident(&flow.publication_name), member(table, filters, subscriber));
+        let (name, member) =
+            (ident(&flow.publication_name), member(flow, table, filters, subscriber));
         session.batch(&format!("ALTER PUBLICATION {name} ADD {member}")).await?;
     }
     Ok(())
@@ -50,7 +51,7 @@ fn statement(flow: &Flow, tables: &[Table], filters: &Filters, subscriber: Shard
     if flow.direction == Direction::Forward {
         members.push(format!("TABLE reshard.ddl WHERE (task_id = {})", flow.task_id));
     }
-    members.extend(tables.iter().map(|table| member(table, filters, subscriber)));
+    members.extend(tables.iter().map(|table| member(flow, table, filters, subscriber)));
     format!(
         "CREATE PUBLICATION {} FOR {} \
          WITH (publish = 'insert, update, delete, truncate', publish_via_partition_root = false)",
@@ -60,20 +61,20 @@ fn statement(flow: &Flow, tables: &[Table], filters: &Filters, subscriber: Shard
 }
 
 /// A table in a publication, with the rows of one subscriber.
-fn member(table: &Table, filters: &Filters, subscriber: ShardNo) -> String {
+///
+/// What was written on the destination comes back also where the user's filter would keep
+/// it from going there: the source has such rows as well.
+fn member(flow: &Flow, table: &Table, filters: &Filters, subscriber: ShardNo) -> String {
     let placed = filters.get(&table.table_id).map(|filter| filter.condition(subscriber));
-    member_where(table, placed.into_iter().collect())
+    let users = table.row_filter.clone().filter(|_| flow.direction == Direction::Forward);
+    member_where(table, placed.into_iter().chain(users).collect())
 }
 
-/// A table in a publication, with the rows that meet all of these conditions and the
-/// user's.
-pub(super) fn member_where(table: &Table, mut conditions: Vec<String>) -> String {
-    if let Some(filter) = &table.row_filter {
-        conditions.push(format!("({filter})"));
-    }
+/// A table in a publication, with the rows that meet all of these conditions.
+pub(super) fn member_where(table: &Table, conditions: Vec<String>) -> String {
     let filter = match conditions.is_empty() {
         true => String::new(),
-        false => format!(" WHERE ({})", conditions.join(" AND ")),
+        false => format!(" WHERE (({}))", conditions.join(") AND (")),
     };
     format!("TABLE ONLY {}{}{filter}", table.qualified(), column_list(table))
 }
@@ -146,6 +147,7 @@ mod tests {
             source_key: None,
             source_method: None,
             row_filter: filter.map(Into::into),
+            filter_columns: Vec::new(),
             identity: "d".into(),
             identity_index: None,
             bytes_total: 0,

@@ -50,10 +50,14 @@ pub struct Settings<'a> {
     pub filter_columns: Vec<String>,
     /// How to get an identity.
     pub identity: Identity<'a>,
+    /// Columns may be added while the migration lasts: values that are stored out of line
+    /// may come to a table that has none yet.
+    pub grows: bool,
 }
 
 /// Why a table can't have REPLICA IDENTITY FULL.
-const FULL_REFUSED: &str = "REPLICA IDENTITY FULL is ruled out, since not all of its columns are \
+pub const FULL_REFUSED: &str =
+    "REPLICA IDENTITY FULL is ruled out, since not all of its columns are \
      published: the publication lists columns, or the table has stored generated ones (from \
      PostgreSQL 18 on).";
 
@@ -145,7 +149,8 @@ async fn one(
     }
 
     let columns = &settings.filter_columns;
-    if !columns.is_empty() && facts.has_toast && !whole_rows && !facts.detoasting {
+    let has_toast = facts.has_toast || settings.grows;
+    if !columns.is_empty() && has_toast && !whole_rows && !facts.detoasting {
         statements.extend(detoast_statements(&name, settings.place, columns));
     }
     if !facts.fenced {
@@ -176,7 +181,7 @@ fn identity_needed(facts: &Facts, table: &Table, settings: &Settings<'_>) -> Res
             true => Change::NewIndex(columns.clone()),
             false => Change::Index((*name).to_owned()),
         }),
-        Identity::Fit(_) if suffices(facts, &settings.filter_columns) => Ok(Change::None),
+        Identity::Fit(_) if suffices(facts, table, &settings.filter_columns) => Ok(Change::None),
         Identity::Fit(preference) => {
             match (preference, &facts.candidate, settings.filter_columns.as_slice()) {
                 (ReplicaIdentity::Full, _, _) if !facts.full_is_refused() => {}
@@ -193,12 +198,13 @@ fn identity_needed(facts: &Facts, table: &Table, settings: &Settings<'_>) -> Res
                 return Err(Error::new(
                     Kind::Unsupported,
                     format!(
-                        "table {} has no replica identity that holds its sharding key",
+                        "table {} has no replica identity that holds its sharding key and the \
+                         columns of its row filter",
                         table.qualified()
                     ),
                 )
                 .detail(FULL_REFUSED)
-                .hint("Create a unique index over NOT NULL columns that holds the key."));
+                .hint("Create a unique index over published NOT NULL columns that holds them."));
             }
             Ok(Change::Full)
         }
@@ -306,13 +312,19 @@ impl Facts {
     }
 }
 
-/// Whether the identity lets UPDATE and DELETE through, filter included.
-fn suffices(facts: &Facts, filter_columns: &[String]) -> bool {
+/// Whether the identity lets UPDATE and DELETE through, filter and column list included.
+fn suffices(facts: &Facts, table: &Table, filter_columns: &[String]) -> bool {
     if facts.identity == "f" {
         return !facts.full_is_refused();
     }
     let held = &facts.identity_columns;
-    !held.is_empty() && filter_columns.iter().all(|column| held.contains(column))
+    let is_sent = held.iter().all(|column| table.columns.contains(column));
+    !held.is_empty() && is_sent && filter_columns.iter().all(|column| held.contains(column))
+}
+
+/// Each list of columns as a JSON array.
+fn json<'a>(lists: impl Iterator<Item = &'a Vec<String>>) -> Result<Vec<String>> {
+    Ok(lists.map(serde_json::to_string).collect::<std::result::Result<_, _>>()?)
 }
 
 /// What the catalogs say about each of the tables, in their order.
@@ -322,15 +334,12 @@ async fn facts(
     settings: &[Settings<'_>],
 ) -> Result<Vec<Facts>> {
     let names: Vec<String> = tables.iter().map(Table::qualified).collect();
-    let columns: Vec<String> = settings
-        .iter()
-        .map(|s| serde_json::to_string(&s.filter_columns))
-        .collect::<std::result::Result<_, _>>()?;
-    let counts: Vec<i64> = tables.iter().map(|t| t.columns.len() as i64).collect();
+    let filters = json(settings.iter().map(|s| &s.filter_columns))?;
+    let columns = json(tables.iter().map(|t| &t.columns))?;
     let rows = session
         .query(
             include_str!("settle.sql"),
-            &[&names, &columns, &counts, &FENCE_TRIGGER, &DETOAST_TRIGGER],
+            &[&names, &filters, &columns, &FENCE_TRIGGER, &DETOAST_TRIGGER],
         )
         .await?;
     let mut known: BTreeMap<i64, Facts> = BTreeMap::new();

@@ -35,7 +35,9 @@ pub async fn create_with_snapshot(
     session
         .batch(
             "SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0; \
-             SET idle_session_timeout = 0; SET lock_timeout = 0",
+             SET idle_session_timeout = 0; SET lock_timeout = 0; \
+             SELECT pg_catalog.set_config('transaction_timeout', '0', false) \
+              WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL",
         )
         .await?;
     // A slot name has only lower-case letters, digits and underscores: ours do.

@@ -60,6 +60,20 @@ pub struct LeftOut {
     pub reason: String,
 }
 
+#[cfg(test)]
+impl Plan {
+    /// Of these statements.
+    pub fn of(statements: Vec<Planned>) -> Self {
+        Self {
+            version: CONTRACT_VERSION,
+            server_version: None,
+            session: Vec::new(),
+            statements,
+            left_out: Vec::new(),
+        }
+    }
+}
+
 impl Planned {
     /// What is left out, and why.
     pub fn leave_out(self, reason: &str) -> LeftOut {

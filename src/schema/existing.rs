@@ -69,12 +69,13 @@ async fn pass_over(stage: &Stage, shard: &Shard, phase: Phase, error: &Error) ->
             )
         })?;
     }
-    // The one that failed is noted as such, unless others failed meanwhile.
+    // The one that failed is noted as such, unless others failed meanwhile. A view that could
+    // not be filled has stopped nothing.
     for failed in xact::transaction(|| state::schema::failed_of(task, shard.no(), phase.as_str()))?
     {
         if let Some(other) = others
             .iter()
-            .find(|s| s.ordinal == failed)
+            .find(|s| s.ordinal == failed && s.kind != "refresh")
             .and_then(|s| of_name(s, &there).map(|t| (s, t)))
         {
             return Err(different(shard, other.0, other.1, error));

@@ -20,7 +20,10 @@ pub fn of_statement(shard: &Endpoint, statement: &Statement, error: &Error) -> E
 
 /// `index "public.users_name"`.
 pub fn object(statement: &Statement) -> String {
-    let kind = statement.kind.replace('_', " ");
+    let kind = match statement.kind.as_str() {
+        "refresh" => "materialized view".to_owned(),
+        kind => kind.replace('_', " "),
+    };
     let own = (&statement.schema_name, &statement.object_name);
     let table = (&statement.table_schema, &statement.table_name);
     match [own, table].into_iter().find(|(_, name)| name.is_some()) {

@@ -11,9 +11,6 @@ pub fn of(statement: &Statement) -> Option<String> {
     let sql = statement.sql.as_str();
     let name = statement.object_name.as_deref()?;
     let kind = statement.kind.as_str();
-    if kind == "default_privileges" {
-        return default_privileges(sql);
-    }
     if matches!(kind, "primary_key" | "unique" | "exclusion" | "foreign_key") {
         let (table, name) = (table(statement)?, ident(name));
         return Some(format!(
@@ -97,21 +94,6 @@ pub fn of(statement: &Statement) -> Option<String> {
 
 fn table(statement: &Statement) -> Option<String> {
     Some(qualified(statement.table_schema.as_deref()?, statement.table_name.as_deref()?))
-}
-
-/// `ALTER DEFAULT PRIVILEGES ... GRANT x ON y TO z` with REVOKE and FROM, or the other
-/// way round.
-fn default_privileges(sql: &str) -> Option<String> {
-    let (here, verb, there, with) = match (word(sql, "GRANT"), word(sql, "REVOKE")) {
-        (Some(at), None) => (at, "GRANT", "TO", ("REVOKE", "FROM")),
-        (_, Some(at)) => (at, "REVOKE", "FROM", ("GRANT", "TO")),
-        (None, None) => return None,
-    };
-    let (head, what) = (&sql[..here], &sql[here + verb.len()..]);
-    let to = word(what, there)?;
-    let role = what[to + there.len()..].trim_end();
-    let role = role.strip_suffix(" WITH GRANT OPTION").unwrap_or(role);
-    Some(format!("{head}{}{}{}{role}", with.0, &what[..to], with.1))
 }
 
 /// The value of an operator's argument, as `LEFTARG = a.b`.
@@ -199,19 +181,6 @@ mod tests {
         assert_eq!(
             inverse("operator_family", "f", "CREATE OPERATOR FAMILY s.f USING hash").as_deref(),
             Some("DROP OPERATOR FAMILY IF EXISTS \"s\".\"f\" USING \"hash\" CASCADE")
-        );
-    }
-
-    #[test]
-    fn default_privileges_are_turned_round() {
-        let is = |sql, expected: &str| {
-            assert_eq!(inverse("default_privileges", "TABLES", sql).as_deref(), Some(expected));
-        };
-        is("ALTER DEFAULT PRIVILEGES FOR ROLE \"GRANT\" IN SCHEMA s GRANT ALL ON TABLES TO r WITH GRANT OPTION",
-            "ALTER DEFAULT PRIVILEGES FOR ROLE \"GRANT\" IN SCHEMA s REVOKE ALL ON TABLES FROM r");
-        is(
-            "ALTER DEFAULT PRIVILEGES FOR ROLE o REVOKE ALL ON FUNCTIONS FROM PUBLIC",
-            "ALTER DEFAULT PRIVILEGES FOR ROLE o GRANT ALL ON FUNCTIONS TO PUBLIC",
         );
     }
 

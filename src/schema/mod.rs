@@ -24,7 +24,7 @@
 //! A statement's transaction on the shard also writes its digest into
 //! `reshard.applied_statement` there. So a statement whose success was not noted
 //! by the worker isn't run twice, and one that an earlier task ran (schema sync
-//! before copy data) counts as applied as long as its objects are the same ones.
+//! before copy data) counts as applied as long as the object that it made is the same one.
 //! What somebody else made on a shard counts as applied where its definition is
 //! the same, statement by statement; see `existing.rs`.
 mod claim;
@@ -33,6 +33,7 @@ mod dump;
 mod existing;
 mod failure;
 mod inverse;
+mod noted;
 mod parallel;
 mod planned;
 mod progress;

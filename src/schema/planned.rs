@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::pg::xact;
 use crate::remote::{self, Endpoint, Needed, Purpose};
 use crate::schema::dump::{self, LeftOut, Plan};
-use crate::schema::selection;
+use crate::schema::selection::{self, FilledViews};
 use crate::state;
 use crate::state::event::Severity;
 use crate::state::options::SchemaScope;
@@ -39,7 +39,28 @@ pub async fn plan(task: &Task, source: &Cluster, destination: &Cluster) -> Resul
 pub async fn of_source(task: &Task, source: &Cluster) -> Result<Plan> {
     let node = node(task, source)?;
     let plan = dump::plan_of(node, &task.options).await?;
-    Ok(selection::select(plan, &task.options, needed(task, node).await?.as_ref()))
+    let filled = filled_views(node, &plan).await?;
+    Ok(selection::select(plan, &task.options, needed(task, node).await?.as_ref(), &filled))
+}
+
+/// The materialized views that have been filled on the source; a dump doesn't say.
+async fn filled_views(node: &Endpoint, plan: &Plan) -> Result<FilledViews> {
+    if !plan.statements.iter().any(|s| s.kind == "refresh") {
+        return Ok(FilledViews::new());
+    }
+    let session = remote::connect(node, Purpose::Schema).await?;
+    let rows = session
+        .query(
+            "SELECT n.nspname::text, c.relname::text \
+               FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
+              WHERE c.relkind = 'm' AND c.relispopulated",
+            &[],
+        )
+        .await?;
+    let get = |e: tokio_postgres::Error| session.error(&e);
+    rows.iter()
+        .map(|row| Ok((row.try_get(0).map_err(get)?, row.try_get(1).map_err(get)?)))
+        .collect()
 }
 
 /// The source shard that a task was started on: its schema counts.

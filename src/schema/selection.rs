@@ -1,49 +1,95 @@
 //! Which statements of the source's plan come to the shards of a task, by its
 //! options. Pure.
+use std::collections::HashSet;
+
 use crate::remote::Needed;
 use crate::schema::dump::{Plan, Planned};
 use crate::state::options::{ForeignKeys, Options};
 
+/// A constraint: schema and name of its table, its own name.
+type Key<'s> = (Option<&'s str>, Option<&'s str>, Option<&'s str>);
+
+/// Schemas and names of the materialized views that have rows on the source, or had none
+/// when they were filled.
+pub type FilledViews = HashSet<(String, String)>;
+
 /// Leaves out what a task's options leave out, with the reason.
-pub fn select(mut plan: Plan, options: &Options, needed: Option<&Needed>) -> Plan {
-    let mut kept = Vec::with_capacity(plan.statements.len());
-    for statement in std::mem::take(&mut plan.statements) {
-        let reason = needed
-            .filter(|needed| !is_needed(&statement, needed))
-            .map(|_| "the publication doesn't need it (option schema_scope)")
-            .or_else(|| unfit(&statement, options));
+pub fn select(
+    mut plan: Plan,
+    options: &Options,
+    needed: Option<&Needed>,
+    filled: &FilledViews,
+) -> Plan {
+    let statements = std::mem::take(&mut plan.statements);
+    let reasons: Vec<Option<&'static str>> = {
+        let gone: HashSet<Key<'_>> = statements
+            .iter()
+            .filter(|s| s.kind == "foreign_key" && unfit(s, options).is_some())
+            .map(key)
+            .collect();
+        let reason = |statement: &Planned| {
+            needed
+                .filter(|needed| !is_needed(statement, needed))
+                .map(|_| "the publication doesn't need it (option schema_scope)")
+                .or_else(|| unfit(statement, options))
+                .or_else(|| {
+                    (statement.kind == "refresh" && !is_filled(statement, filled))
+                        .then_some("it is not filled on the source")
+                })
+                .or_else(|| {
+                    (is_about_constraint(statement) && gone.contains(&key(statement)))
+                        .then_some("its foreign key does not come along")
+                })
+        };
+        statements.iter().map(reason).collect()
+    };
+    for (statement, reason) in statements.into_iter().zip(reasons) {
         match reason {
             Some(reason) => plan.left_out.push(statement.leave_out(reason)),
-            None => kept.push(statement),
+            None => plan.statements.push(statement),
         }
     }
-    plan.statements = kept;
     plan
+}
+
+fn is_filled(view: &Planned, filled: &FilledViews) -> bool {
+    match (&view.schema_name, &view.object_name) {
+        (Some(schema), Some(name)) => filled.contains(&(schema.clone(), name.clone())),
+        _ => false,
+    }
+}
+
+fn key(statement: &Planned) -> Key<'_> {
+    (
+        statement.table_schema.as_deref(),
+        statement.table_name.as_deref(),
+        statement.object_name.as_deref(),
+    )
+}
+
+/// Whether a statement needs a table's constraint that another one makes.
+fn is_about_constraint(statement: &Planned) -> bool {
+    statement.kind == "validation"
+        || statement.kind == "comment" && statement.object_kind == "constraint"
 }
 
 /// Why a foreign key, or its validation, doesn't come along.
 fn unfit(statement: &Planned, options: &Options) -> Option<&'static str> {
     let is_unfit = || {
-        options.unfit_foreign_keys.iter().any(|key| {
-            statement.object_name.as_deref() == Some(&key.name)
-                && statement.table_name.as_deref() == Some(&key.table_name)
-                && statement.table_schema.as_deref() == Some(&key.schema_name)
+        options.unfit_foreign_keys.iter().any(|unfit| {
+            key(statement) == (Some(&unfit.schema_name), Some(&unfit.table_name), Some(&unfit.name))
         })
     };
-    let constraint = matches!(statement.kind.as_str(), "foreign_key" | "validation")
-        || statement.kind == "comment" && statement.object_kind == "constraint";
-    match options.foreign_keys {
-        ForeignKeys::NotValid
-            if statement.kind == "foreign_key"
-                && !statement.sql.ends_with(" NOT VALID")
-                && is_unfit() =>
+    match (options.foreign_keys, statement.kind.as_str()) {
+        (ForeignKeys::NotValid, "foreign_key")
+            if !statement.sql.ends_with(" NOT VALID") && is_unfit() =>
         {
             Some("it can't hold on the shards, and a partitioned table's can't be NOT VALID")
         }
-        ForeignKeys::NotValid if statement.kind == "validation" && is_unfit() => {
+        (ForeignKeys::NotValid, "validation") if is_unfit() => {
             Some("it can't hold on the shards (option foreign_keys: not_valid)")
         }
-        ForeignKeys::Skip if constraint && is_unfit() => {
+        (ForeignKeys::Skip, "foreign_key") if is_unfit() => {
             Some("it can't hold on the shards (option foreign_keys: skip)")
         }
         _ => None,
@@ -150,5 +196,34 @@ mod tests {
         assert!(super::unfit(&key, &skip).is_some());
         assert!(super::unfit(&other, &skip).is_none());
         assert!(super::unfit(&key, &options(ForeignKeys::Error)).is_none());
+    }
+
+    #[test]
+    fn comments_go_with_the_foreign_keys_that_are_left_out() {
+        let key = |sql: &str| Planned {
+            sql: sql.into(),
+            ..statement("foreign_key", "foreign_key", "k", Some("t"))
+        };
+        let kept = |sql: &str, foreign_keys| {
+            let comment = statement("comment", "constraint", "k", Some("t"));
+            let other = statement("comment", "constraint", "k", Some("u"));
+            let plan = Plan::of(vec![key(sql), comment, other]);
+            let options = Options {
+                foreign_keys,
+                unfit_foreign_keys: vec![Constraint {
+                    schema_name: "s".into(),
+                    table_name: "t".into(),
+                    name: "k".into(),
+                }],
+                ..Options::default()
+            };
+            select(plan, &options, None, &FilledViews::new()).statements.len()
+        };
+        let partitioned = "ALTER TABLE s.t ADD CONSTRAINT k FOREIGN KEY (a) REFERENCES s.u(a)";
+        let plain = format!("{partitioned} NOT VALID");
+        assert_eq!(kept(partitioned, ForeignKeys::NotValid), 1);
+        assert_eq!(kept(&plain, ForeignKeys::NotValid), 3);
+        assert_eq!(kept(&plain, ForeignKeys::Skip), 1);
+        assert_eq!(kept(&plain, ForeignKeys::Error), 3);
     }
 }

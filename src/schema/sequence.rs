@@ -1,5 +1,6 @@
 //! Statements that run one after the other, on one session of a shard, many of
-//! them in one transaction.
+//! them in one transaction. Materialized views are filled in one each: what of that fails
+//! is told, and stops nothing, since it may need rows that don't come along.
 use crate::cluster::ShardNo;
 use crate::error::{Error, Policy, Result};
 use crate::pg::xact;
@@ -7,6 +8,7 @@ use crate::schema::failure;
 use crate::schema::session::Failed;
 use crate::schema::stage::{Shard, Stage};
 use crate::state;
+use crate::state::event::Severity;
 use crate::state::schema::Statement;
 
 /// Statements of one transaction.
@@ -15,8 +17,8 @@ const CHUNK: usize = 100;
 /// Runs statements in their order.
 ///
 /// # Errors
-/// That of the first one that failed; those of its transaction are undone and
-/// open again, those before it stay.
+/// That of the first one that failed, apart from views; those of its transaction are
+/// undone and open again, those before it stay.
 pub async fn run(stage: &Stage, shard: &Shard, statements: &[Statement]) -> Result<()> {
     if statements.is_empty() {
         return Ok(());
@@ -33,11 +35,32 @@ pub async fn run(stage: &Stage, shard: &Shard, statements: &[Statement]) -> Resu
             Ok(()) => xact::transaction_async(|| {
                 state::schema::succeeded(stage.owner.task, shard.no(), &ordinals)
             })?,
-            Err(failed) => return Err(note_failure(stage, shard, &refs, failed)?),
+            Err(failed) => {
+                let blamed = failed.at.is_some();
+                let error = note_failure(stage, shard, &refs, failed)?;
+                if !(blamed && is_refresh(&group[0]) && error.policy() == Policy::Fail) {
+                    return Err(error);
+                }
+                xact::transaction(|| note_unfilled(stage, shard, &group[0], &error))?;
+            }
         }
     }
     shard.give_back(session);
     Ok(())
+}
+
+fn is_refresh(statement: &Statement) -> bool {
+    statement.kind == "refresh"
+}
+
+fn note_unfilled(stage: &Stage, shard: &Shard, view: &Statement, error: &Error) -> Result<()> {
+    state::event::write(
+        Some(stage.owner.task),
+        Severity::Warning,
+        "view_not_filled",
+        &format!("{} could not be filled on {}", failure::object(view), shard.endpoint),
+        serde_json::json!({ "error": error.one_line(), "sql": view.sql }),
+    )
 }
 
 /// Marks a group that didn't take effect; the error to report.
@@ -72,8 +95,37 @@ pub fn note_failure(
     Ok(error)
 }
 
-/// Cuts statements into transactions; those that can't run in one with others
-/// stand alone.
+/// Cuts statements into transactions; what may fail by itself stands alone.
 fn groups(statements: &[Statement]) -> impl Iterator<Item = &[Statement]> {
-    statements.chunks(CHUNK)
+    statements
+        .chunk_by(|a, b| !is_refresh(a) && !is_refresh(b))
+        .flat_map(|together| together.chunks(CHUNK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn views_are_filled_in_transactions_of_their_own() {
+        let of = |kind: &str| Statement {
+            task_id: 1,
+            ordinal: 1,
+            step: "rest".into(),
+            kind: kind.into(),
+            schema_name: None,
+            object_name: None,
+            table_schema: None,
+            table_name: None,
+            settings: Vec::new(),
+            sql: String::new(),
+            shown: None,
+            digest: String::new(),
+        };
+        let all = ["grant", "owner", "refresh", "refresh", "grant"].map(of);
+        let sizes: Vec<usize> = groups(&all).map(<[Statement]>::len).collect();
+        assert_eq!(sizes, [2, 1, 1, 1]);
+        let many = vec![of("grant"); CHUNK + 1];
+        assert_eq!(groups(&many).count(), 2);
+    }
 }

@@ -1,12 +1,16 @@
 //! A session on a shard that runs schema statements, each group of them in one
 //! transaction together with the note that they took effect.
 use futures::future::join_all;
-use serde_json::json;
 
+use crate::cluster::ShardNo;
 use crate::error::{Error, Kind, Result};
+use crate::pg::xact::transaction;
 use crate::remote::quote::literal;
 use crate::remote::{self, Connection, Endpoint, Purpose};
 use crate::schema::claim::identifier;
+use crate::schema::noted;
+use crate::schema::stage::Phase;
+use crate::state;
 use crate::state::schema::{Applied, Statement};
 
 /// Our own settings, after those of the dump. A statement waits for a lock, but
@@ -17,20 +21,6 @@ const SETTINGS: &[&str] = &[
     "SET synchronous_commit = on",
     "SET client_connection_check_interval = '1s'",
 ];
-
-/// The objects that a statement `e` is about, as they are now.
-const OBJECTS: &str = "ARRAY[ \
-     coalesce(to_regnamespace(quote_ident( \
-         CASE e.kind WHEN 'schema' THEN e.object_name ELSE e.schema_name END))::oid, 0), \
-     coalesce(to_regclass(quote_ident(e.table_schema) || '.' || quote_ident(e.table_name))::oid, 0), \
-     coalesce(to_regclass(quote_ident(e.schema_name) || '.' || quote_ident(e.object_name))::oid, 0), \
-     coalesce((SELECT x.oid FROM pg_extension AS x \
-                WHERE e.kind = 'extension' AND x.extname = e.object_name), 0)]::oid[]";
-
-/// The statements sent along as JSON.
-const SENT: &str =
-    "jsonb_to_recordset($1::text::jsonb) AS e (digest text, ordinal int, kind text, \
-     schema_name text, object_name text, table_schema text, table_name text)";
 
 /// A session on a shard.
 pub struct Session {
@@ -124,17 +114,21 @@ impl Session {
     }
 
     /// Which of the statements took effect here, now or by an earlier task, and
-    /// whose objects are still the same.
+    /// whose objects are still the same. Of an earlier task those alone that made
+    /// something: what others did may have been undone unseen, and can be repeated.
     ///
     /// # Errors
     /// The shard's.
     pub async fn applied(&self, owner: &Owner, statements: &[Statement]) -> Result<Vec<Applied>> {
+        let statements: Vec<&Statement> = statements.iter().collect();
         let sql = format!(
-            "SELECT a.digest, a.task_id <> $3 FROM {SENT} \
+            "SELECT a.digest, a.task_id <> $3 FROM {} \
                JOIN reshard.applied_statement AS a ON a.digest = e.digest \
-              WHERE a.token = $2 AND a.objects = {OBJECTS}"
+              WHERE a.token = $2 AND a.objects = o.objects \
+                AND (a.task_id = $3 OR cardinality(o.own) > 0)",
+            noted::with_objects(&statements)
         );
-        let sent = sent(statements.iter());
+        let sent = noted::sent(&statements);
         let rows = self.connection.query(&sql, &[&sent, &owner.token, &owner.task]).await?;
         rows.iter()
             .map(|row| {
@@ -145,6 +139,25 @@ impl Session {
                 })
             })
             .collect()
+    }
+
+    /// Learns what of a phase the shard has noted as applied.
+    ///
+    /// # Errors
+    /// The shard's; the state tables could not be written.
+    pub async fn reconcile(&self, owner: &Owner, shard: ShardNo, phase: Phase) -> Result<()> {
+        let (task, phase) = (owner.task, phase.as_str());
+        let open = transaction(|| state::schema::open(task, shard, phase))?;
+        if open.is_empty() {
+            return Ok(());
+        }
+        let applied = self.applied(owner, &open).await?;
+        transaction(|| state::schema::reconcile(task, shard, phase, &applied))
+    }
+
+    /// Its connection, for statements without a note.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// Runs statements in order, all or none of them, each exactly once.
@@ -160,7 +173,14 @@ impl Session {
         preamble: &[String],
         statements: &[&Statement],
     ) -> Result<(), Failed> {
-        let begin = format!("BEGIN; SELECT pg_advisory_xact_lock_shared({})", owner.lock_key());
+        let mut begin = format!("BEGIN; SELECT pg_advisory_xact_lock_shared({})", owner.lock_key());
+        if statements.iter().any(|s| s.changes_shared()) {
+            begin.push_str(&format!(
+                "; SELECT reshard.keep_shared({}, {})",
+                literal(&owner.token),
+                owner.task
+            ));
+        }
         let texts: Vec<String> = statements.iter().map(|s| text(s, preamble)).collect();
         let sends = std::iter::once(begin.as_str()).chain(texts.iter().map(String::as_str));
         let mut answers = join_all(sends.map(|sql| self.connection.batch(sql))).await.into_iter();
@@ -254,28 +274,16 @@ impl Session {
     async fn note(&self, owner: &Owner, statements: &[&Statement]) -> Result<()> {
         let sql = format!(
             "INSERT INTO reshard.applied_statement (token, digest, task_id, ordinal, objects) \
-             SELECT $2, e.digest, $3, e.ordinal, {OBJECTS} FROM {SENT} \
+             SELECT $2, e.digest, $3, e.ordinal, o.objects FROM {} \
              ON CONFLICT (token, digest) DO UPDATE SET task_id = excluded.task_id, \
                 ordinal = excluded.ordinal, objects = excluded.objects, \
-                applied_at = excluded.applied_at"
+                applied_at = excluded.applied_at",
+            noted::with_objects(statements)
         );
-        let sent = sent(statements.iter().copied());
+        let sent = noted::sent(statements);
         self.connection.execute(&sql, &[&sent, &owner.token, &owner.task]).await?;
         self.connection.batch("COMMIT").await
     }
-}
-
-fn sent<'a>(statements: impl Iterator<Item = &'a Statement>) -> String {
-    let list: Vec<serde_json::Value> = statements
-        .map(|s| {
-            json!({
-                "digest": s.digest, "ordinal": s.ordinal, "kind": s.kind,
-                "schema_name": s.schema_name, "object_name": s.object_name,
-                "table_schema": s.table_schema, "table_name": s.table_name,
-            })
-        })
-        .collect();
-    serde_json::Value::Array(list).to_string()
 }
 
 fn is_setting(sql: &str) -> bool {

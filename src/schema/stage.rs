@@ -194,17 +194,10 @@ impl Stage {
     async fn reconcile(&self, shard: &Shard, phase: Phase) -> Result<()> {
         let cell = if phase == Phase::Pre { &shard.pre_known } else { &shard.post_known };
         cell.get_or_try_init(|| async {
-            let task = self.owner.task;
-            let open = xact::transaction(|| state::schema::open(task, shard.no(), phase.as_str()))?;
-            if open.is_empty() {
-                return Ok(());
-            }
             let session = shard.take(self).await?;
-            let applied = session.applied(&self.owner, &open).await?;
+            session.reconcile(&self.owner, shard.no(), phase).await?;
             shard.give_back(session);
-            xact::transaction(|| {
-                state::schema::reconcile(task, shard.no(), phase.as_str(), &applied)
-            })
+            Ok(())
         })
         .await
         .copied()

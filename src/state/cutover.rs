@@ -60,6 +60,14 @@ pub fn latest(task: i64) -> Result<Option<Cutover>> {
     )
 }
 
+/// Whether a migration has ever switched traffic.
+pub fn has_switched(task: i64) -> Result<bool> {
+    db::truth(
+        "SELECT EXISTS (SELECT FROM reshard.cutover AS c WHERE c.task_id = $1 AND c.epoch IS NOT NULL)",
+        &[Arg::I64(task)],
+    )
+}
+
 /// Begins a step: ends the one before.
 pub fn step(cutover: i64, name: &str) -> Result<()> {
     // In one statement: writers wait for it.

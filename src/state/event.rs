@@ -1,5 +1,5 @@
 //! The history of tasks.
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::pg::db::{self, Arg};
 
 /// How much an event matters.
@@ -43,6 +43,21 @@ pub fn write(
         ],
     )
     .map(|_| ())
+}
+
+/// Writes an event with the parts of an error.
+pub fn write_error(task: i64, severity: Severity, kind: &str, error: &Error) -> Result<()> {
+    write(
+        Some(task),
+        severity,
+        kind,
+        &error.message,
+        serde_json::json!({
+            "sqlstate": error.sqlstate(),
+            "detail": error.detail,
+            "hint": error.hint,
+        }),
+    )
 }
 
 /// Messages of a task's events of one kind, the latest first.

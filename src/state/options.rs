@@ -79,6 +79,17 @@ impl Ddl {
     }
 }
 
+/// How the copies of omni tables are compared that a source of several shards has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OmniCheck {
+    /// All of their rows.
+    #[default]
+    Whole,
+    /// Some of their rows.
+    Sample,
+}
+
 /// A constraint of a table, by name.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Constraint {
@@ -114,6 +125,9 @@ pub struct Options {
     /// See [`Ddl`].
     #[serde(default)]
     pub ddl: Ddl,
+    /// See [`OmniCheck`].
+    #[serde(default)]
+    pub omni_check: OmniCheck,
     /// Foreign keys that [`ForeignKeys`] is about, as preflight found them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unfit_foreign_keys: Vec<Constraint>,
@@ -146,6 +160,7 @@ const KNOWN: &[(&str, &str)] = &[
     ("schema_scope", "\"database\" or \"publication\""),
     ("exclude_schemas", "an array of names"),
     ("ddl", "\"block\", \"replay\" or \"allow\""),
+    ("omni_check", "\"whole\" or \"sample\""),
 ];
 
 impl Options {

@@ -34,6 +34,18 @@ pub struct Statement {
     pub digest: String,
 }
 
+impl Statement {
+    /// Whether it changes what every database begins with, and what no DROP takes back:
+    /// schema `public`, default privileges.
+    pub fn changes_shared(&self) -> bool {
+        self.kind == "default_privileges"
+            || matches!(self.kind.as_str(), "owner" | "comment" | "grant")
+                && self.schema_name.is_none()
+                && self.object_name.as_deref() == Some("public")
+                && self.sql.contains(" SCHEMA public ")
+    }
+}
+
 /// What a plan holds apart from its statements.
 #[derive(Debug, Clone, Deserialize)]
 pub struct Preamble {

@@ -32,6 +32,8 @@ pub struct Table {
     pub source_method: Option<Method>,
     /// Row filter of the user's publication.
     pub row_filter: Option<String>,
+    /// The columns that it looks at.
+    pub filter_columns: Vec<String>,
     /// `pg_class.relreplident` before the migration.
     pub identity: String,
     /// The index of a replica identity `i`.
@@ -69,19 +71,31 @@ impl Table {
 
     /// The columns of its sharding keys of these sides, each once.
     pub fn key_columns(&self, sides: &[Side]) -> Vec<String> {
-        let mut columns = Vec::new();
-        for column in sides.iter().filter_map(|s| self.sharding_key(*s)).flat_map(|k| k.columns) {
-            if !columns.contains(column) {
-                columns.push(column.clone());
-            }
-        }
-        columns
+        let keys = sides.iter().filter_map(|s| self.sharding_key(*s)).flat_map(|k| k.columns);
+        once(keys)
+    }
+
+    /// The columns that publications of the source filter its rows by, each once: those of
+    /// its sharding keys of these sides, and of the user's filter.
+    pub fn filtered_by(&self, sides: &[Side]) -> Vec<String> {
+        once(self.key_columns(sides).iter().chain(&self.filter_columns))
     }
 
     /// Whether its rows are on all shards.
     pub fn is_copied(&self) -> bool {
         matches!(self.status.as_str(), "copied" | "ready")
     }
+}
+
+/// Each of these names, where it comes first.
+fn once<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let mut out = Vec::new();
+    for name in names {
+        if !out.contains(name) {
+            out.push(name.clone());
+        }
+    }
+    out
 }
 
 /// All tables of a migration.

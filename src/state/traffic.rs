@@ -41,6 +41,16 @@ pub fn find(name: &str) -> Result<Option<Traffic>> {
     )
 }
 
+/// Takes over what another server knows.
+pub fn follow(name: &str, newer: &Traffic) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.traffic SET active_cluster = $2, epoch = $3, state = 'open', \
+                changed_at = clock_timestamp() WHERE name = $1",
+        &[Arg::Text(name), Arg::Text(&newer.active_cluster), Arg::I64(newer.epoch)],
+    )?;
+    notify(name)
+}
+
 /// Announces a pause, or its end without a switch.
 pub fn set_state(name: &str, state: &str) -> Result<()> {
     db::execute(

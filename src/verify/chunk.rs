@@ -126,8 +126,8 @@ impl<'a> Job<'a> {
                 target = Some(which(&conditions));
             }
         }
-        // The destination has no rows that the filter keeps back, as long as it only
-        // gets rows; once it is written to, such rows don't flow back.
+        // The source has rows that the filter keeps back, and others than the destination,
+        // which has some once it is written to.
         let filtered = server.side == Side::Source || self.timeline.direction == Direction::Reverse;
         let chunk = self.chunk;
         let rows =

@@ -15,7 +15,7 @@ use crate::verify::shape::Shape;
 /// within seconds; none of them takes more than one processor.
 const SETTINGS: &str = "SET lc_monetary = 'C'; SET quote_all_identifiers = off; \
      SET client_connection_check_interval = '2s'; SET max_parallel_workers_per_gather = 0; \
-     SET default_transaction_isolation = 'read committed'; SET enable_seqscan = off";
+     SET enable_seqscan = off";
 
 /// Conditions of all shards of a side.
 type Conditions = Rc<Vec<String>>;

@@ -2,6 +2,8 @@
 //! then keys.
 use std::cell::Cell;
 use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -27,7 +29,7 @@ use crate::worker::{flowing, waves};
 
 /// How often copied tables are looked for.
 const LOOK: Duration = Duration::from_millis(250);
-/// How often the slots that wait for the copy to end are looked at.
+/// How often the slots that wait for tables and their keys are looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
 /// Phase `copy`.
@@ -41,11 +43,11 @@ pub async fn run(migration: &Migration, shared: &Rc<Shared>) -> Result<()> {
     }
     let filters = prepare(migration).await?;
     let copied = Cell::new(false);
-    try_join!(
-        rows(migration, shared, &filters, &copied),
-        early_keys(migration, &copied),
-        watch_slots(migration, &copied)
-    )?;
+    let work = async {
+        try_join!(rows(migration, shared, &filters, &copied), early_keys(migration, &copied))
+            .map(drop)
+    };
+    watching_slots(migration, work).await?;
     shared.snapshots.borrow_mut().remove(&id);
     Ok(())
 }
@@ -133,11 +135,22 @@ async fn early_keys(migration: &Migration, copied: &Cell<bool>) -> Result<()> {
     }
 }
 
-/// Shows what the slots keep while the copy goes on. One that has lost WAL ends
-/// it: what was written meanwhile could not be brought to the shard any more.
-async fn watch_slots(migration: &Migration, copied: &Cell<bool>) -> Result<()> {
+/// Does the work and shows meanwhile what the slots keep.
+async fn watching_slots(
+    migration: &Migration,
+    work: impl Future<Output = Result<()>>,
+) -> Result<()> {
+    tokio::select! {
+        done = work => done,
+        lost = watch_slots(migration) => lost.map(|never| match never {}),
+    }
+}
+
+/// Shows what the slots keep until they are subscribed to. One that has lost WAL
+/// ends the work: what was written meanwhile could not be brought to the shard any more.
+async fn watch_slots(migration: &Migration) -> Result<Infallible> {
     let mut complained = false;
-    while !copied.get() {
+    loop {
         let flows = migration.flows(Direction::Forward)?;
         match flowing::observe(migration, &flows).await {
             Ok(seen) => {
@@ -148,12 +161,8 @@ async fn watch_slots(migration: &Migration, copied: &Cell<bool>) -> Result<()> {
             Err(error) if error.policy() == Policy::Retry => {}
             Err(error) => return Err(error),
         }
-        let deadline = tokio::time::Instant::now() + WATCH;
-        while !copied.get() && tokio::time::Instant::now() < deadline {
-            tokio::time::sleep(LOOK).await;
-        }
+        tokio::time::sleep(WATCH).await;
     }
-    Ok(())
 }
 
 /// Lists the tables and makes them fit to move, on both clusters. Repeatable.
@@ -184,6 +193,7 @@ pub async fn prepare(migration: &Migration) -> Result<FiltersOf> {
             place,
             filter_columns: Vec::new(),
             identity: Identity::Leave,
+            grows: false,
         })
         .await?;
         settle::fence(session, &tables, place).await
@@ -200,6 +210,7 @@ pub async fn prepare(migration: &Migration) -> Result<FiltersOf> {
                 place,
                 filter_columns: migration.filter_columns(table),
                 identity: Identity::Fit(migration.task.options.replica_identity),
+                grows: migration.grows(),
             })
             .await?;
             settle::fence(session, tables, place).await?;
@@ -217,8 +228,13 @@ pub async fn prepare(migration: &Migration) -> Result<FiltersOf> {
 /// them where the user brings the rest himself.
 ///
 /// # Errors
-/// Those of the schema stage.
+/// Those of the schema stage; a slot that has lost WAL.
 pub async fn keys(migration: &Migration) -> Result<()> {
+    watching_slots(migration, build_keys(migration)).await?;
+    transaction(|| table::set_status(migration.id(), "copied", "ready"))
+}
+
+async fn build_keys(migration: &Migration) -> Result<()> {
     let links = &migration.links;
     let (source, destination) = (links.cluster(Side::Source), links.cluster(Side::Destination));
     match migration.task.kind {
@@ -235,5 +251,5 @@ pub async fn keys(migration: &Migration) -> Result<()> {
         }
         _ => {}
     }
-    transaction(|| table::set_status(migration.id(), "copied", "ready"))
+    Ok(())
 }

@@ -13,7 +13,7 @@ use crate::state::task::{self, Phase, Status, Task, Type};
 use crate::worker::auto::Auto;
 use crate::worker::coordinator::Shared;
 use crate::worker::phases::{self, Next};
-use crate::worker::{ending, traffic};
+use crate::worker::{ending, overtaken, traffic};
 
 /// Tries of a phase that fails for reasons that may pass, before the task fails.
 const TRIES: u32 = 8;
@@ -51,6 +51,10 @@ enum Turn {
 
 async fn turn(id: i64, shared: &Rc<Shared>, auto: &mut Auto) -> Result<Turn> {
     let (task, next) = transaction(|| Ok((task::load(id)?, intent::next(id)?)))?;
+    let may_have_switched = task.phase.is_flowing() || task.phase == Phase::Cutover;
+    if task.kind.is_migration() && may_have_switched && overtaken::follow(&task).await? {
+        return Ok(Turn::Again);
+    }
     if task.kind.is_migration() && traffic::recover(&task).await? {
         return Ok(Turn::Again);
     }
@@ -107,7 +111,7 @@ async fn act(task: Task, asked: &Intent, shared: &Rc<Shared>) -> Result<()> {
         intent::handled(asked.id, outcome.as_ref().err())?;
         if let Err(error) = &outcome {
             task::note_error(id, Some(error))?;
-            write_error(id, Severity::Error, "refused", error)?;
+            event::write_error(id, Severity::Error, "refused", error)?;
         }
         Ok(())
     })
@@ -143,11 +147,11 @@ async fn retry(id: i64, error: &Error, failures: u32, shared: &Shared) -> bool {
         if give_up && !watching {
             let error = with_way_on(error.clone(), id);
             task::fail(id, &error)?;
-            write_error(id, Severity::Error, "failed", &error)?;
+            event::write_error(id, Severity::Error, "failed", &error)?;
             return Ok(false);
         }
         task::note_error(id, Some(error))?;
-        write_error(id, Severity::Warning, "retry", error)?;
+        event::write_error(id, Severity::Warning, "retry", error)?;
         Ok(true)
     });
     match written {
@@ -164,20 +168,6 @@ async fn retry(id: i64, error: &Error, failures: u32, shared: &Shared) -> bool {
         _ = next_intent(id, shared) => {}
     }
     true
-}
-
-fn write_error(id: i64, severity: Severity, kind: &str, error: &Error) -> Result<()> {
-    event::write(
-        Some(id),
-        severity,
-        kind,
-        &error.message,
-        serde_json::json!({
-            "sqlstate": error.sqlstate(),
-            "detail": error.detail,
-            "hint": error.hint,
-        }),
-    )
 }
 
 /// The error of a task that a user stopped.

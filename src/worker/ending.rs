@@ -5,7 +5,7 @@ use crate::cluster::{Direction, Side};
 use crate::copy;
 use crate::error::{Context, Error, Result};
 use crate::pg::xact::transaction;
-use crate::remote::{end_sessions, Purpose};
+use crate::remote::{end_sessions, Connection, Purpose};
 use crate::replication::{cleanup, join, settle};
 use crate::schema;
 use crate::state::event;
@@ -61,21 +61,12 @@ pub async fn cancel(task: Task, shared: &Rc<Shared>) -> Result<()> {
         verifying::end_all(id).await?;
         let migration = Migration::load(task)?;
         clean(&migration, false).await?;
-        let (links, shards) = (&migration.links, Side::Destination);
-        if migration.task.kind == Type::CopyData {
-            // The tables are the user's; they were empty.
-            empty_tables(&migration).await?;
+        let taken_back = take_back(&migration).await;
+        if let Err(error) = &taken_back {
+            // Without its flows it can't go on.
+            transaction(|| task::fail(id, error))?;
         }
-        for shard in &links.cluster(shards).shards {
-            schema::drop_created(id, shard).await?;
-        }
-        if migration.task.kind == Type::Reshard {
-            // What is left was there before, and empty.
-            empty_tables(&migration).await?;
-        }
-        for (_, session) in links.sessions(shards).await? {
-            cleanup::drop_helpers(&session).await?;
-        }
+        taken_back?;
         flowing::open_source(&migration).await?;
     }
     transaction(|| {
@@ -84,22 +75,64 @@ pub async fn cancel(task: Task, shared: &Rc<Shared>) -> Result<()> {
     })
 }
 
+/// Takes back what of schema and rows has come to the shards, then the helper objects.
+async fn take_back(migration: &Migration) -> Result<()> {
+    let (links, shards) = (&migration.links, Side::Destination);
+    if migration.task.kind == Type::CopyData {
+        // The tables are the user's; they were empty.
+        empty_tables(migration).await?;
+    }
+    for (shard, session) in links.sessions(shards).await? {
+        // What still runs there could commit after it was looked at.
+        end_sessions(&session, Purpose::Schema).await?;
+        schema::drop_created(&migration.task, links.endpoint(shards, shard)?).await?;
+    }
+    if migration.task.kind == Type::Reshard {
+        // What is left was there before, and empty.
+        empty_tables(migration).await?;
+    }
+    for (_, session) in links.sessions(shards).await? {
+        cleanup::drop_helpers(&session).await?;
+    }
+    Ok(())
+}
+
 /// Empties the tables of a migration on the shards, those that are there.
 async fn empty_tables(migration: &Migration) -> Result<()> {
     let names: Vec<String> = migration.tables()?.iter().map(|t| t.qualified()).collect();
     for (_, session) in migration.links.sessions(Side::Destination).await? {
-        let present: Vec<String> = session
-            .value(
-                "SELECT coalesce(array_agg(t.name), '{}') FROM unnest($1::text[]) AS t (name) \
-                  WHERE to_regclass(t.name) IS NOT NULL",
-                &[&names],
-            )
-            .await?;
-        for chunk in present.chunks(100) {
-            session.batch(&format!("TRUNCATE ONLY {} CASCADE", chunk.join(", ONLY "))).await?;
+        let rows = session.query(include_str!("tables_to_empty.sql"), &[&names]).await?;
+        let (mut linked, mut others) = (Vec::new(), Vec::new());
+        for row in rows {
+            let table: String = row.try_get(0).map_err(|e| session.error(&e))?;
+            match row.try_get(1).map_err(|e| session.error(&e))? {
+                true => linked.push(table),
+                false => others.push(table),
+            }
+        }
+        // Those with foreign keys together: a table can't be emptied without those that
+        // refer to it. Of the others not too many locks at a time.
+        for tables in std::iter::once(&linked[..]).chain(others.chunks(100)) {
+            if !tables.is_empty() {
+                truncate(&session, tables).await?;
+            }
         }
     }
     Ok(())
+}
+
+async fn truncate(session: &Connection, tables: &[String]) -> Result<()> {
+    match session.batch(&format!("TRUNCATE {}", tables.join(", "))).await {
+        Err(error) if error.sqlstate() == "0A000" => Err(Error::new(
+            error.kind.clone(),
+            format!("could not empty the tables of the migration on {}", session.label()),
+        )
+        .detail(error.detail.unwrap_or(error.message))
+        .hint(
+            "Tables that are not part of the migration refer to them there: empty those or drop              their foreign keys, then cancel again.",
+        )),
+        outcome => outcome,
+    }
 }
 
 /// Removes flows, triggers and identities. Those shards of the source that can be

@@ -17,7 +17,7 @@ use crate::state::flow::{self, Flow, Observation};
 use crate::state::options::ReplicaIdentity;
 use crate::state::table::{self, Table};
 use crate::state::task::{self, NewTask, Phase, Status, Task, Type};
-use crate::state::{traffic as flag, wave};
+use crate::state::{cutover, traffic as flag, wave};
 use crate::worker::auto::Auto;
 use crate::worker::migration::Migration;
 use crate::worker::{copying, waves};
@@ -143,6 +143,7 @@ async fn settle_shards(migration: &Migration, tables: &[Table]) -> Result<()> {
         place: migration.place(Side::Source),
         filter_columns: migration.filter_columns(table),
         identity: Identity::Fit(migration.task.options.replica_identity),
+        grows: migration.grows(),
     })
     .await?;
     let place = migration.place(Side::Destination);
@@ -160,6 +161,8 @@ async fn settle_shards(migration: &Migration, tables: &[Table]) -> Result<()> {
                     }
                     _ => Identity::Fit(ReplicaIdentity::Auto),
                 },
+                // There nobody is kept from adding some.
+                grows: true,
             })
             .await?;
             guard::put(session, links, Side::Destination, *shard, tables).await
@@ -448,11 +451,12 @@ fn warn_of_wal(
 /// # Errors
 /// SPI's.
 pub fn phase_by_flag(task: &Task) -> Result<Phase> {
-    let flag = transaction(|| flag::load(&task.source))?;
-    Ok(match flag.active_cluster == task.destination {
-        true => Phase::Switched,
-        false if flag.epoch == 0 => Phase::Replicating,
-        false => Phase::RolledBack,
+    transaction(|| {
+        Ok(match flag::load(&task.source)?.active_cluster == task.destination {
+            true => Phase::Switched,
+            false if cutover::has_switched(task.id)? => Phase::RolledBack,
+            false => Phase::Replicating,
+        })
     })
 }
 

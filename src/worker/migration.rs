@@ -6,6 +6,7 @@ use crate::remote::Links;
 use crate::replication::join;
 use crate::replication::settle::Place;
 use crate::state::flow::{self, Flow};
+use crate::state::options::Ddl;
 use crate::state::table::{self, Table};
 use crate::state::task::Task;
 use crate::state::{self, cluster};
@@ -70,7 +71,12 @@ impl Migration {
         let spread = |side: &Side| self.links.cluster(*side).size() > 1;
         let sides: Vec<Side> =
             [Side::Destination, Side::Source].into_iter().filter(spread).collect();
-        table.key_columns(&sides)
+        table.filtered_by(&sides)
+    }
+
+    /// Whether columns may be added to its tables while it lasts.
+    pub fn grows(&self) -> bool {
+        self.task.options.ddl != Ddl::Block
     }
 
     /// Tells the other source shards of the migration. Repeatable.

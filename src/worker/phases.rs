@@ -13,7 +13,7 @@ use crate::state::{self, event, table};
 use crate::worker::auto::Auto;
 use crate::worker::coordinator::Shared;
 use crate::worker::migration::Migration;
-use crate::worker::{copying, flowing, verifying};
+use crate::worker::{copying, ending, flowing, verifying};
 
 /// What comes after a phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,7 +67,11 @@ pub async fn run(task: Task, shared: &Rc<Shared>, auto: &Auto) -> Result<Next> {
         }
         // The driver ends a cutover before it looks at phases.
         Phase::Cutover => flowing::phase_by_flag(&migration.task)?,
-        Phase::Complete | Phase::Verify => {
+        // It was begun, and something was in its way.
+        Phase::Complete => {
+            return ending::complete(migration.task).await.map(|()| Next::Look);
+        }
+        Phase::Verify => {
             return transaction(|| task::finish(id, Status::Succeeded)).map(|()| Next::Look);
         }
     };

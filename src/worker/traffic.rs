@@ -69,7 +69,7 @@ async fn switch(task: Task, direction: Direction, extent: Extent) -> Result<()> 
         let cutover = record::begin(id, direction, from, to, extent.is_dry(), first)?;
         Ok((begin_child(&migration, direction)?, cutover))
     })?;
-    let outcome = match Course::prepare(&migration, direction).await {
+    let outcome = match Course::prepare(&migration, direction, extent).await {
         Ok(course) => course.switch(&migration, cutover, extent).run().await.map(drop),
         Err(error) => transaction(|| record::abort(cutover, &error)).and(Err(error)),
     };
@@ -104,7 +104,7 @@ struct Course {
 
 impl Course {
     /// Makes what a switch needs and what may take long: nobody is held.
-    async fn prepare(migration: &Migration, direction: Direction) -> Result<Self> {
+    async fn prepare(migration: &Migration, direction: Direction, extent: Extent) -> Result<Self> {
         refuse_drift(migration, direction).await?;
         let tables = migration.tables()?;
         if migration.flows(Direction::Reverse)?.is_empty() {
@@ -113,7 +113,8 @@ impl Course {
         }
         fence_all(migration, &tables).await?;
         let policy = migration.task.options.sequences;
-        if direction == Direction::Reverse && migration.links.cluster(Side::Source).size() > 1 {
+        let goes_back = direction == Direction::Reverse && !extent.is_dry();
+        if goes_back && migration.links.cluster(Side::Source).size() > 1 {
             Sequences::spread_source(&migration.links, &tables, policy).await?;
         }
         let sequences = Sequences::load(&migration.links, &tables, policy).await?;

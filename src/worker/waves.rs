@@ -53,6 +53,8 @@ pub async fn begin(
             if held && latest.has_snapshots && !useless {
                 // Whatever stopped these parts, somebody wants them to be tried again.
                 transaction(|| copy::reopen_failed(id))?;
+                // An error may have come between its snapshots and its parts.
+                plan_parts(migration, latest.wave).await?;
                 return Ok(latest.wave);
             }
         }
@@ -154,7 +156,8 @@ async fn take_snapshot(
     Ok(exported.session)
 }
 
-/// Measures the wave's tables where their rows come from, and cuts them into parts.
+/// Measures the wave's tables that are not begun where their rows come from, and cuts
+/// those into parts that have none. Repeatable.
 async fn plan_parts(migration: &Migration, number: i32) -> Result<()> {
     let links = &migration.links;
     let tables = migration.tables()?;
@@ -162,7 +165,8 @@ async fn plan_parts(migration: &Migration, number: i32) -> Result<()> {
     let measured = try_join_all(nodes.iter().map(|(node, session)| {
         let own: Vec<&Table> = tables
             .iter()
-            .filter(|t| t.wave == Some(number) && t.comes_from(Side::Source, *node, links.node()))
+            .filter(|t| t.wave == Some(number) && t.status == "pending")
+            .filter(|t| t.comes_from(Side::Source, *node, links.node()))
             .collect();
         async move { copy::measure(session, *node, &own).await }
     }))
@@ -265,10 +269,7 @@ async fn abandon(migration: &Migration, tables: &[Table], next: i32) -> Result<(
     for endpoint in &links.cluster(Side::Destination).shards {
         shards.push(connect(endpoint, Purpose::Copy).await?);
     }
-    for table in unfinished {
-        copy::reset_table(id, table.table_id, &shards).await?;
-    }
-    Ok(())
+    copy::reset_tables(id, &unfinished, &shards).await
 }
 
 /// Gives a wave's snapshot up.

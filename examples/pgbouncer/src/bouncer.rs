@@ -1,5 +1,8 @@
 //! PgBouncer: its console, and the file with its databases.
 
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{fchown, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 use tokio::task::JoinHandle;
@@ -49,6 +52,15 @@ impl Bouncer {
         Ok(true)
     }
 
+    /// Leads its databases to a cluster where nothing leads them anywhere yet. What was
+    /// written before stays: the flag may be gone because all is over.
+    pub async fn begin_with(&mut self, cluster: &str) -> Result<(), Error> {
+        match std::fs::metadata(&self.config.databases) {
+            Ok(file) if file.len() > 0 => Ok(()),
+            _ => self.lead_to(cluster).await,
+        }
+    }
+
     /// Leads its databases to a cluster.
     pub async fn lead_to(&mut self, cluster: &str) -> Result<(), Error> {
         write(&self.config.databases, &self.config.databases(cluster)?)?;
@@ -85,8 +97,54 @@ async fn console(admin: &str, command: &str) -> Result<(), Error> {
 
 /// Replaces the file as a whole: PgBouncer never reads half of it.
 fn write(path: &Path, text: &str) -> Result<(), Error> {
-    let failed = |error: std::io::Error| Error::Config(format!("{}: {error}", path.display()));
+    replace(path, text).map_err(|error| Error::Config(format!("{}: {error}", path.display())))
+}
+
+/// There are passwords in it: only its owner may read it, or who could read the one before.
+fn replace(path: &Path, text: &str) -> std::io::Result<()> {
     let new = path.with_extension("new");
-    std::fs::write(&new, text).map_err(failed)?;
-    std::fs::rename(&new, path).map_err(failed)
+    match std::fs::remove_file(&new) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+    match std::fs::metadata(path) {
+        Ok(before) => take_after(&file, &before)?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    file.write_all(text.as_bytes())?;
+    std::fs::rename(&new, path)
+}
+
+/// Gives a file the owner and the mode of another one.
+fn take_after(file: &File, before: &std::fs::Metadata) -> std::io::Result<()> {
+    let now = file.metadata()?;
+    if (now.uid(), now.gid()) != (before.uid(), before.gid()) {
+        fchown(file, Some(before.uid()), Some(before.gid()))?;
+    }
+    file.set_permissions(std::fs::Permissions::from_mode(before.mode() & 0o777))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn passwords_are_for_the_owner_or_for_whom_the_file_was_opened_to() {
+        let folder = std::env::temp_dir().join(format!("reshard-pgbouncer-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        let path = folder.join("databases.ini");
+        let mode = || std::fs::metadata(&path).unwrap().mode() & 0o777;
+        write(&path, "one").unwrap();
+        assert_eq!(mode(), 0o600);
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        // One that was interrupted.
+        std::fs::write(path.with_extension("new"), "half").unwrap();
+        write(&path, "two").unwrap();
+        assert_eq!(mode(), 0o640);
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "two");
+        std::fs::remove_dir_all(&folder).unwrap();
+    }
 }

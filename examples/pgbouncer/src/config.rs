@@ -14,6 +14,8 @@ pub struct Config {
     pub name: String,
     /// The row of `reshard.traffic`: the name of the source cluster.
     pub traffic: String,
+    /// Where the flag is read and acknowledged; without it, shard 0 of the source.
+    pub coordinator: Option<String>,
     /// Connection string of PgBouncer's console.
     pub admin: String,
     /// The file that PgBouncer includes.
@@ -66,12 +68,14 @@ impl Config {
                 }
             }
         }
+        let coordinator = settings.remove("coordinator");
         let mut take = |key: &str| {
             settings.remove(key).ok_or_else(|| Error::Config(format!("\"{key}\" is missing")))
         };
         let config = Config {
             name: take("name")?,
             traffic: take("traffic")?,
+            coordinator,
             admin: take("admin")?,
             databases: take("databases")?.into(),
             prefix: take("prefix")?,
@@ -89,12 +93,10 @@ impl Config {
         }
     }
 
-    /// Where the source is.
-    pub fn source(&self) -> &str {
-        self.clusters
-            .get(&self.traffic)
-            .and_then(|shards| shards.first())
-            .map_or("", String::as_str)
+    /// Where the migration is started: that shard of the source says `paused`.
+    pub fn coordinator(&self) -> &str {
+        let first = || self.clusters.get(&self.traffic).and_then(|shards| shards.first());
+        self.coordinator.as_ref().or_else(first).map_or("", String::as_str)
     }
 
     /// Where all shards of the other clusters are: they know the flag too.
@@ -137,7 +139,13 @@ mod tests {
     fn the_example_is_read_and_leads_all_databases_to_the_active_cluster() {
         let config = Config::parse(include_str!("../agent.conf")).unwrap();
         assert_eq!(config.poll, Duration::from_millis(10));
-        assert!(config.source().contains("10.0.0.1"));
+        assert!(config.coordinator().contains("user=pooler"));
+        let without: Vec<&str> = include_str!("../agent.conf")
+            .lines()
+            .filter(|line| !line.starts_with("coordinator"))
+            .collect();
+        let without = Config::parse(&without.join("\n")).unwrap();
+        assert!(without.coordinator().contains("10.0.0.1 port=5432 dbname=app user=app"));
         let before = config.databases("prod").unwrap();
         assert!(
             before.contains("app_0 = host=10.0.0.1") && before.contains("app_1 = host=10.0.0.1")

@@ -1,7 +1,8 @@
-//! The cutover flag: read on the source, or on the shards while the source is away.
+//! The cutover flag: read on the coordinator, or on the shards while that is away.
 
 use std::time::{Duration, Instant};
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 
 use crate::{Config, Error};
@@ -20,6 +21,17 @@ pub struct Flag {
     pub paused: bool,
     /// Grows with every switch.
     pub epoch: i64,
+}
+
+/// What was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// A flag that is not outdated.
+    Flag(Flag),
+    /// The coordinator has none: nothing was started yet, or all is over.
+    NoFlag,
+    /// Nobody who answers knows one that is not outdated.
+    Unknown,
 }
 
 /// A server that knows the flag.
@@ -54,7 +66,12 @@ impl Server {
                     "SELECT active_cluster, state = 'paused', epoch FROM reshard.traffic WHERE name = $1",
                     &[&name],
                 )
-                .await?;
+                .await;
+            let row = match row {
+                // Without the extension there is no flag either.
+                Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => None,
+                row => row?,
+            };
             let Some(row) = row else { return Ok(None) };
             Ok(Some(Flag {
                 active: row.try_get(0)?,
@@ -85,7 +102,7 @@ pub async fn connect(conninfo: &str) -> Result<Client, Error> {
 /// All servers that know the flag.
 pub struct Flags {
     name: String,
-    source: Server,
+    coordinator: Server,
     shards: Vec<Server>,
     epoch: i64,
 }
@@ -95,40 +112,45 @@ impl Flags {
     pub fn new(config: &Config) -> Self {
         Flags {
             name: config.traffic.clone(),
-            source: Server::new(config.source()),
+            coordinator: Server::new(config.coordinator()),
             shards: config.shards().map(Server::new).collect(),
             epoch: 0,
         }
     }
 
-    /// The flag as the source has it, or the one of the highest epoch that a shard
-    /// has. None where nobody knows one that is not outdated.
-    pub async fn read(&mut self) -> Option<Flag> {
-        let mut best = match self.source.read(&self.name).await {
-            Ok(flag) => flag,
-            Err(_) => {
-                let mut best: Option<Flag> = None;
-                for shard in &mut self.shards {
-                    if let Ok(Some(flag)) = shard.read(&self.name).await {
-                        if best.as_ref().is_none_or(|best| best.epoch < flag.epoch) {
-                            best = Some(flag);
-                        }
-                    }
-                }
-                best
-            }
+    /// The flag as the coordinator has it, or the one of the highest epoch that a shard
+    /// has.
+    pub async fn read(&mut self) -> Seen {
+        let best = match self.coordinator.read(&self.name).await {
+            Ok(Some(flag)) => Some(flag),
+            Ok(None) => return Seen::NoFlag,
+            Err(_) => self.highest().await,
         };
-        best = best.filter(|flag| flag.epoch >= self.epoch);
-        if let Some(flag) = &best {
-            self.epoch = flag.epoch;
+        match best.filter(|flag| flag.epoch >= self.epoch) {
+            Some(flag) => {
+                self.epoch = flag.epoch;
+                Seen::Flag(flag)
+            }
+            None => Seen::Unknown,
+        }
+    }
+
+    async fn highest(&mut self) -> Option<Flag> {
+        let mut best: Option<Flag> = None;
+        for shard in &mut self.shards {
+            if let Ok(Some(flag)) = shard.read(&self.name).await {
+                if best.as_ref().is_none_or(|best| best.epoch < flag.epoch) {
+                    best = Some(flag);
+                }
+            }
         }
         best
     }
 
-    /// Tells the source what this pooler obeys.
+    /// Tells the coordinator what this pooler obeys.
     pub async fn acknowledge(&mut self, pooler: &str, flag: &Flag) -> Result<(), Error> {
         let state = if flag.paused { "paused" } else { "open" };
-        self.source
+        self.coordinator
             .client()
             .await?
             .execute("SELECT reshard_pooler_ack($1, $2, $3)", &[&pooler, &flag.epoch, &state])

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use self::bouncer::Bouncer;
 use self::config::Config;
-use self::flag::{Flag, Flags};
+use self::flag::{Flag, Flags, Seen};
 
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
@@ -69,16 +69,19 @@ async fn follow(config: &Config) {
     let mut bouncer = Bouncer::new(config);
     let mut acknowledged = None;
     loop {
-        let pause = match flags.read().await {
-            None => RETRY,
-            Some(flag) => {
-                match obey(config, &mut flags, &mut bouncer, &flag, &mut acknowledged).await {
-                    Ok(()) => config.poll,
-                    Err(error) => {
-                        eprintln!("reshard-pgbouncer: {error}");
-                        RETRY
-                    }
-                }
+        let (outcome, pause) = match flags.read().await {
+            Seen::Unknown => (Ok(()), RETRY),
+            Seen::NoFlag => (bouncer.begin_with(&config.traffic).await, RETRY),
+            Seen::Flag(flag) => {
+                let obeyed = obey(config, &mut flags, &mut bouncer, &flag, &mut acknowledged);
+                (obeyed.await, config.poll)
+            }
+        };
+        let pause = match outcome {
+            Ok(()) => pause,
+            Err(error) => {
+                eprintln!("reshard-pgbouncer: {error}");
+                RETRY
             }
         };
         tokio::time::sleep(pause).await;

@@ -1,7 +1,7 @@
 //! A PgBouncer before a rig, and the agent that drives it.
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tokio_postgres::Config;
@@ -22,14 +22,14 @@ pub const POOLER: &str = "pgbouncer-1";
 #[derive(Debug)]
 pub struct Pooler {
     port: Port,
-    bouncer: Child,
+    bouncer: Option<Child>,
     agent: Option<Child>,
     folder: PathBuf,
 }
 
 impl Pooler {
-    /// Starts PgBouncer, then the agent; databases `app_0`, `app_1`... lead to where
-    /// the writes go. Returns when the agent is registered.
+    /// Starts the agent, which writes PgBouncer's databases `app_0`, `app_1`..., then
+    /// PgBouncer. They lead to where the writes go; to the source before a migration.
     pub async fn start(rig: &Rig) -> Result<Pooler> {
         let folder = rig.folder().join("pgbouncer");
         std::fs::create_dir(&folder).map_err(Error::io("make a folder"))?;
@@ -53,7 +53,10 @@ impl Pooler {
             ),
         )?;
         write("users", "\"client\" \"\"\n\"admin\" \"\"\n".to_owned())?;
-        write("databases.ini", format!("[databases]\napp_0 = {}\n", rig.source.conninfo()))?;
+        // Readable by the account that PgBouncer runs under.
+        write("databases.ini", String::new())?;
+        std::fs::set_permissions(&databases, std::fs::Permissions::from_mode(0o644))
+            .map_err(Error::io("open a file"))?;
         let shards: String = rig
             .shards
             .iter()
@@ -63,51 +66,53 @@ impl Pooler {
         write(
             "agent.conf",
             format!(
-                "name = {POOLER}\ntraffic = {SOURCE}\nprefix = app_\npoll_ms = 10\ndatabases = {}\n\
+                "name = {POOLER}\ntraffic = {SOURCE}\ncoordinator = {}\nprefix = app_\npoll_ms = 10\n\
+                 databases = {}\n\
                  admin = host=127.0.0.1 port={} user=admin dbname=pgbouncer\n\
                  [{SOURCE}]\n0 = {}\n[{DESTINATION}]\n{shards}",
+                rig.source.conninfo(),
                 databases.display(),
                 port.number,
                 rig.source.conninfo()
             ),
         )?;
+        let agent = Some(spawn_agent(&folder)?);
+        let mut pooler = Pooler { port, bouncer: None, agent, folder };
+        wait_for(
+            std::time::Duration::from_secs(30),
+            "the agent to write the databases",
+            || async {
+                let text = std::fs::read_to_string(&databases).unwrap_or_default();
+                Ok(match text.contains("app_0 = ") {
+                    true => Seen::Done(()),
+                    false => Seen::NotYet(text),
+                })
+            },
+        )
+        .await?;
         let mut command = Command::new("pgbouncer");
-        command.arg(folder.join("pgbouncer.ini"));
+        command.arg(pooler.folder.join("pgbouncer.ini"));
         rig.account().apply(&mut command);
         let bouncer = command
-            .current_dir(&folder)
+            .current_dir(&pooler.folder)
             .env("PATH", format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .map_err(Error::io("start pgbouncer (Debian's package pgbouncer)"))?;
-        let mut pooler = Pooler { port, bouncer, agent: None, folder };
-        pooler.start_agent(&rig.source).await?;
+        pooler.bouncer = Some(bouncer);
         Ok(pooler)
     }
 
-    /// Starts the agent and waits until it has said what it obeys.
+    /// Starts the agent again and waits until it has said what it obeys.
     pub async fn start_agent(&mut self, source: &Server) -> Result<()> {
-        let program = std::env::current_exe()
-            .map_err(Error::io("find this program"))?
-            .ancestors()
-            .skip(1)
-            .map(|folder| folder.join("reshard-pgbouncer"))
-            .find(|program| program.exists())
-            .ok_or_else(|| {
-                Error::Unexpected("reshard-pgbouncer is not built; run \"make install\"".to_owned())
-            })?;
-        let log = std::fs::File::create(self.folder.join("agent.log"))
-            .map_err(Error::io("open the agent's log"))?;
-        let agent = Command::new(program)
-            .arg(self.folder.join("agent.conf"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .map_err(Error::io("start reshard-pgbouncer"))?;
-        self.agent = Some(agent);
+        self.agent = Some(spawn_agent(&self.folder)?);
+        self.registered(source).await
+    }
+
+    /// Waits until the agent has said what it obeys.
+    pub async fn registered(&self, source: &Server) -> Result<()> {
         let what = "the agent to acknowledge what it obeys";
         wait_for(std::time::Duration::from_secs(30), what, || async {
             let query = format!(
@@ -157,10 +162,33 @@ impl Pooler {
     }
 }
 
+fn spawn_agent(folder: &Path) -> Result<Child> {
+    let program = std::env::current_exe()
+        .map_err(Error::io("find this program"))?
+        .ancestors()
+        .skip(1)
+        .map(|folder| folder.join("reshard-pgbouncer"))
+        .find(|program| program.exists())
+        .ok_or_else(|| {
+            Error::Unexpected("reshard-pgbouncer is not built; run \"make install\"".to_owned())
+        })?;
+    let log = std::fs::File::create(folder.join("agent.log"))
+        .map_err(Error::io("open the agent's log"))?;
+    Command::new(program)
+        .arg(folder.join("agent.conf"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .map_err(Error::io("start reshard-pgbouncer"))
+}
+
 impl Drop for Pooler {
     fn drop(&mut self) {
         self.kill_agent();
-        drop(self.bouncer.kill());
-        drop(self.bouncer.wait());
+        if let Some(bouncer) = &mut self.bouncer {
+            drop(bouncer.kill());
+            drop(bouncer.wait());
+        }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use reshard_scenarios::load::{schema, Active, Load, Outcome};
-use reshard_scenarios::migration::declare;
+use reshard_scenarios::migration::{declare, PUBLICATION};
 use reshard_scenarios::oracle::{check_record, compare_when_quiet, helper_objects};
 use reshard_scenarios::{scenario, Error, Migration, Result, Rig, RigOptions, Server, Stop};
 
@@ -59,6 +59,17 @@ pub async fn application(rig: &Rig, size: u64) -> Result<()> {
     schema::create(&session).await?;
     schema::seed(&session, size).await?;
     declare(rig, KEY).await
+}
+
+/// The publication publishes inserts alone, so that a table without a replica identity
+/// takes UPDATE and DELETE before and after a migration.
+pub async fn insert_only(rig: &Rig) -> Result<()> {
+    rig.source
+        .execute(&format!(
+            "ALTER PUBLICATION {PUBLICATION} SET (publish = 'insert');
+             ALTER TABLE notes REPLICA IDENTITY DEFAULT"
+        ))
+        .await
 }
 
 /// The application on a source of several shards, each with its part of the rows and

@@ -9,7 +9,7 @@ use reshard_scenarios::migration::declare;
 use reshard_scenarios::oracle::{compare, compare_when_quiet};
 use reshard_scenarios::random::Random;
 use reshard_scenarios::wait::wait_until;
-use reshard_scenarios::{Error, Migration, Result, Rig, RigOptions, Server, Stop};
+use reshard_scenarios::{Error, Migration, Result, Rig, RigOptions, Server, Session, Stop};
 
 use super::common::{
     application, check_outcome, restart, run, run_within, with_extension, KEY, STEP,
@@ -65,6 +65,19 @@ pub async fn equal(rig: &Rig) -> Result<()> {
     }
 }
 
+/// Waits until a task fails, and fails where its error says something else.
+pub async fn fails_with(migration: &Migration, what: &str) -> Result<()> {
+    wait_until(STEP, "the task to fail", || async {
+        Ok(migration.state().await?.status == "failed")
+    })
+    .await?;
+    let error = migration.state().await?.error.unwrap_or_default();
+    match error.contains(what) {
+        true => Ok(()),
+        false => Err(Error::Unexpected(error)),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn waves_bound_the_snapshot_and_flow_before_the_last_one_is_copied() {
     let options = RigOptions::new(2).source("reshard.wave_size", "4MB");
@@ -106,16 +119,37 @@ async fn waves_bound_the_snapshot_and_flow_before_the_last_one_is_copied() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_copy_goes_on_with_its_snapshot_and_copies_nothing_twice() {
-    let options = RigOptions::new(2).source("reshard.copy_part_size", "1MB");
+    let options = RigOptions::new(2)
+        .source("reshard.copy_part_size", "1MB")
+        .source("default_transaction_isolation", "serializable")
+        .shard("default_transaction_isolation", "serializable");
     run(options, |rig| async move {
         fill(&rig, 2, 60_000).await?;
         declare(&rig, KEY).await?;
         limit(&rig, 4_000).await?;
+        let session = rig.source.connect().await?;
+        // An error between the snapshot and the parts; later one wherever a worker
+        // would not see what others have just written.
+        judge_parts(&session, "RAISE 'no parts today'").await?;
+        session
+            .execute(
+                "CREATE TRIGGER judge BEFORE INSERT OR UPDATE ON reshard.copy_part
+                     FOR EACH ROW EXECUTE FUNCTION reshard.judge()",
+            )
+            .await?;
         let migration = Migration::start(&rig, false).await?;
+        fails_with(&migration, "no parts today").await?;
+        judge_parts(
+            &session,
+            "IF current_setting('transaction_isolation') <> 'read committed' THEN
+                 RAISE 'the isolation is %', current_setting('transaction_isolation');
+             END IF; RETURN NEW",
+        )
+        .await?;
+        migration.verb("reshard_resume").await?;
         in_the_middle(&rig, 50.0).await?;
         migration.verb("reshard_stop_task").await?;
-        migration.watch(&["failed"], STEP).await.err();
-        let session = rig.source.connect().await?;
+        fails_with(&migration, "stopped").await?;
         wait_until(STEP, "the workers to end", || async { Ok(copy_workers(&rig.source)?.is_empty()) }).await?;
         let before = finished_parts(&rig).await?;
         assert!(!before.is_empty());
@@ -129,16 +163,48 @@ async fn a_stopped_copy_goes_on_with_its_snapshot_and_copies_nothing_twice() {
         let after = finished_parts(&rig).await?;
         assert!(before.is_subset(&after), "copied twice: {:?}", before.difference(&after));
         assert_eq!(session.one::<i64>("SELECT max(wave) FROM reshard.table_copies").await?, 1);
+        migration.cutover(STEP).await?;
         compare_when_quiet(&rig, KEY, STEP).await
     })
     .await;
 }
+
+/// Has a trigger of the table of parts do that.
+async fn judge_parts(session: &Session, what: &str) -> Result<()> {
+    session
+        .execute(&format!(
+            "SET reshard.ddl_guard = off;
+             CREATE OR REPLACE FUNCTION reshard.judge() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN {what}; END $$"
+        ))
+        .await
+}
+
+/// Servers whose sessions end after four seconds without work, or of one transaction
+/// where they know that limit.
+const IMPATIENT: &str = "
+    ALTER DATABASE app SET idle_session_timeout = '4s';
+    DO $$ BEGIN
+        IF current_setting('transaction_timeout', true) IS NOT NULL THEN
+            ALTER DATABASE app SET transaction_timeout = '4s';
+        END IF;
+    END $$";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_rate_limit_holds_and_changes_while_the_copy_runs_and_progress_never_goes_back() {
     with_extension(2, |rig| async move {
         fill(&rig, 3, 60_000).await?;
         declare(&rig, KEY).await?;
+        // A row filter takes another way through the table.
+        rig.source
+            .execute(
+                "DROP PUBLICATION all_tables;
+                 CREATE PUBLICATION all_tables FOR TABLE t1 WHERE (id > 0), t2, t3",
+            )
+            .await?;
+        for server in rig.servers() {
+            server.execute(IMPATIENT).await?;
+        }
         limit(&rig, 2_000).await?;
         let migration = Migration::start(&rig, false).await?;
         in_the_middle(&rig, 1.0).await?;
@@ -154,6 +220,9 @@ async fn the_rate_limit_holds_and_changes_while_the_copy_runs_and_progress_never
                 changed = Instant::now();
             }
             last = percent;
+            let ahead = "SELECT count(*) FROM reshard.table_copies
+                          WHERE status = 'running' AND rows < 30000 AND percent > 90";
+            assert_eq!(rig.source.connect().await?.one::<i64>(ahead).await?, 0);
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let rate = (total(&rig, "bytes").await? - before) / begin.elapsed().as_secs_f64();
@@ -174,13 +243,19 @@ async fn the_rate_limit_holds_and_changes_while_the_copy_runs_and_progress_never
         migration.watch(&["replicating"], STEP).await?;
         assert!(begin.elapsed() < Duration::from_secs(20), "the limit stayed");
         assert_eq!(total(&rig, "percent").await?, 100.0);
+        let waves: i64 =
+            rig.source.connect().await?.one("SELECT max(wave) FROM reshard.table_copies").await?;
+        assert_eq!(waves, 1);
+        for server in rig.servers() {
+            server.execute("ALTER DATABASE app RESET ALL").await?;
+        }
         equal(&rig).await
     })
     .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_slot_that_lost_its_wal_during_the_copy_is_a_loud_error() {
+async fn a_slot_that_lost_its_wal_during_the_copy_or_the_building_of_keys_is_a_loud_error() {
     let options = RigOptions::new(2)
         .source("max_slot_wal_keep_size", "1MB")
         .source("min_wal_size", "32MB")
@@ -192,19 +267,53 @@ async fn a_slot_that_lost_its_wal_during_the_copy_is_a_loud_error() {
         limit(&rig, 300).await?;
         let migration = Migration::start(&rig, false).await?;
         in_the_middle(&rig, 1.0).await?;
+        slots_are_lost(&rig, &migration).await?;
+
+        // An index that takes minutes on the shards, where the extension is not.
         let session = rig.source.connect().await?;
-        session.execute("CREATE UNLOGGED TABLE elsewhere (i int)").await?;
-        for _ in 0..8 {
-            session.execute("SELECT pg_switch_wal(); INSERT INTO t1 VALUES (-(random() * 1e9)::int, 1, 'x'); CHECKPOINT").await?;
-        }
-        wait_until(STEP, "the task to fail", || async { Ok(migration.state().await?.status == "failed") }).await?;
-        let error = migration.state().await?.error.unwrap_or_default();
-        assert!(error.contains("replication slot") && error.contains("can't be used any more"), "{error}");
-        let lost: i64 = session.one("SELECT count(*) FROM reshard.replication_slots WHERE wal_status = 'lost'").await?;
-        assert!(lost > 0);
-        migration.cancel(STEP).await
+        session
+            .execute(
+                "CREATE FUNCTION slow(bigint) RETURNS bigint IMMUTABLE LANGUAGE plpgsql AS $$
+                 BEGIN
+                     IF NOT EXISTS (SELECT FROM pg_catalog.pg_extension WHERE extname = 'reshard') THEN
+                         PERFORM pg_catalog.pg_sleep(0.01);
+                     END IF;
+                     RETURN $1;
+                 END $$;
+                 CREATE INDEX slowly ON t1 (slow(id))",
+            )
+            .await?;
+        limit(&rig, 0).await?;
+        let migration = Migration::start(&rig, false).await?;
+        wait_until(STEP, "the index to be built, with all rows copied", || async {
+            let built: i64 = session
+                .one(&format!(
+                    "SELECT count(*) FROM reshard.schema_sync WHERE task_id = {} AND object_name = 'slowly' AND status = 'running'",
+                    migration.id
+                ))
+                .await?;
+            Ok(built > 0 && copy_workers(&rig.source)?.is_empty())
+        })
+        .await?;
+        slots_are_lost(&rig, &migration).await
     })
     .await;
+}
+
+/// Has the source remove the WAL that the slots of a migration need: it fails.
+async fn slots_are_lost(rig: &Rig, migration: &Migration) -> Result<()> {
+    let session = rig.source.connect().await?;
+    for _ in 0..8 {
+        session
+            .execute("SELECT pg_switch_wal(); INSERT INTO t1 VALUES (-(random() * 1e9)::int, 1, 'x'); CHECKPOINT")
+            .await?;
+    }
+    fails_with(migration, "can't be used any more").await?;
+    let lost: i64 = session
+        .one("SELECT count(*) FROM reshard.replication_slots WHERE wal_status = 'lost'")
+        .await?;
+    assert!(lost > 0);
+    migration.cancel(STEP).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

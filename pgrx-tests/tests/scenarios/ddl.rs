@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use reshard_scenarios::load::{Load, LoadOptions};
 use reshard_scenarios::migration::{DESTINATION, PUBLICATION, SOURCE};
+use reshard_scenarios::oracle::Footprint;
 use reshard_scenarios::{Error, Migration, Result, Rig, Session};
 
 use super::common::{application, check_outcome, with_extension, STEP};
@@ -28,6 +29,9 @@ const FORBIDDEN: &[(&str, &str)] = &[
     ("public.s", "CREATE STATISTICS s ON owner, stamp FROM orders"),
     ("public.mood", "ALTER TYPE mood ADD VALUE 'great'"),
     ("public.moods", "ALTER TABLE moods ADD CHECK (id > 0)"),
+    ("public.pair", "ALTER TYPE pair ADD ATTRIBUTE c int"),
+    ("public.pair", "ALTER TYPE pair RENAME ATTRIBUTE a TO z"),
+    ("public.above", "ALTER TABLE above ADD COLUMN extra int"),
     ("public", "ALTER SCHEMA public RENAME TO private"),
     ("parted", "CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM (10) TO (20)"),
     ("parted_1", "DROP TABLE parted_1"),
@@ -60,6 +64,12 @@ async fn setting(rig: &Rig) -> Result<Session> {
         .execute(
             "CREATE TYPE mood AS ENUM ('ok');
              CREATE TABLE moods (id bigint PRIMARY KEY, mood mood);
+             CREATE TYPE pair AS (a int, b int); CREATE DOMAIN pairs AS pair[];
+             CREATE TABLE paired (id bigint PRIMARY KEY, p pairs);
+             CREATE UNLOGGED TABLE above (id bigint, note text);
+             CREATE TABLE below (PRIMARY KEY (id)) INHERITS (above);
+             CREATE DOMAIN stamped AS timestamptz DEFAULT clock_timestamp();
+             CREATE DOMAIN lucky AS integer DEFAULT 7;
              CREATE TABLE parted (id bigint PRIMARY KEY) PARTITION BY RANGE (id);
              CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM (0) TO (10)",
         )
@@ -227,6 +237,15 @@ async fn additive_ddl_is_replayed_in_its_place_in_the_stream_under_writers() {
                 .await?;
             session.execute(&format!("CREATE INDEX settings_c{round} ON settings (c{round}, n{round})")).await?;
         }
+        // Values mean the same wherever they are read.
+        session.execute("SET DateStyle = 'SQL, DMY'; SET TimeZone = 'America/New_York'").await?;
+        session
+            .execute(
+                "ALTER TABLE settings ADD COLUMN d date DEFAULT '03/04/2024',
+                     ADD COLUMN at timestamptz DEFAULT '03/04/2024 12:00:00', ADD COLUMN l lucky",
+            )
+            .await?;
+        session.execute("RESET DateStyle; RESET TimeZone").await?;
         // Functions and types are not watched, and not brought to the shards.
         session
             .execute(
@@ -242,6 +261,7 @@ async fn additive_ddl_is_replayed_in_its_place_in_the_stream_under_writers() {
             ("ALTER TABLE settings ADD COLUMN v uuid DEFAULT gen_random_uuid()", "public.settings"),
             ("ALTER TABLE settings ADD COLUMN t timestamptz DEFAULT now()", "public.settings"),
             ("ALTER TABLE settings ADD COLUMN s serial", "public.settings"),
+            ("ALTER TABLE settings ADD COLUMN d2 stamped", "public.settings"),
             ("ALTER TABLE settings ADD COLUMN u int UNIQUE", "settings"),
             ("ALTER TABLE settings DROP COLUMN c0", "public.settings"),
             ("ALTER TABLE settings ADD COLUMN x int; ALTER TABLE settings ADD COLUMN y int", "public.settings"),
@@ -275,6 +295,10 @@ async fn additive_ddl_is_replayed_in_its_place_in_the_stream_under_writers() {
                 .one("SELECT count(*) FROM pg_indexes WHERE indexname LIKE 'settings_c%'")
                 .await?;
             assert_eq!(indexes, 5);
+            let other: i64 = there
+                .one("SELECT count(*) FROM settings WHERE (d, at, l) IS DISTINCT FROM (date '2024-04-03', timestamptz '2024-04-03 16:00:00+00', 7)")
+                .await?;
+            assert_eq!(other, 0);
         }
         let late: i64 = rig.shards[0].connect().await?.one("SELECT late FROM parted").await?;
         assert_eq!(late, 42);
@@ -314,6 +338,8 @@ const NEW_TABLES: &[&str] = &[
     "INSERT INTO keyless VALUES (1, 1), (2, 2), (3, 3)",
     "UPDATE keyless SET a = 5 WHERE a = 1",
     "DELETE FROM keyless WHERE a = 2",
+    "ALTER TABLE kept ADD COLUMN more int DEFAULT 3",
+    "CREATE INDEX kept_more ON kept (more)",
     "CREATE SCHEMA late",
     "CREATE TABLE late.like_orders (LIKE orders INCLUDING ALL)",
     "INSERT INTO late.like_orders SELECT * FROM orders",
@@ -339,12 +365,34 @@ async fn new_tables_comments_and_privileges_are_replayed_with_their_rows_and_the
         }
         let session = setting(&rig).await?;
         session.execute("GRANT SELECT ON accounts TO reader").await?;
+        // What is on the shards before stays there.
+        for server in rig.servers() {
+            server.execute("CREATE TABLE kept (id integer PRIMARY KEY)").await?;
+        }
+        rig.shards[0].execute("CREATE SCHEMA late").await?;
+        let before = Footprint::of_rig(&rig).await?;
         let run = start(&rig, "{\"ddl\": \"replay\"}").await?;
         run.watch(&["replicating"], STEP).await?;
+        for shard in &rig.shards {
+            shard
+                .execute(
+                    "ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO reader;
+                     ALTER DEFAULT PRIVILEGES GRANT USAGE ON SEQUENCES TO reader",
+                )
+                .await?;
+        }
         for statement in NEW_TABLES {
             session.execute(statement).await?;
         }
         same_everywhere(&rig, &session).await?;
+        for shard in &rig.shards {
+            let granted: bool = shard
+                .connect()
+                .await?
+                .one("SELECT (has_sequence_privilege('reader', 'fresh_id_seq', 'USAGE') OR has_sequence_privilege('reader', '\"Odd \"\"Name_id_seq\"', 'USAGE'))::text")
+                .await?;
+            assert!(!granted);
+        }
         run.cutover(STEP).await?;
         // The way back has them too, also those of after it. Tables that each shard has
         // whole are written to on each.
@@ -366,7 +414,17 @@ async fn new_tables_comments_and_privileges_are_replayed_with_their_rows_and_the
         assert_eq!(values, ["a", "b"]);
         same_everywhere(&rig, &session).await?;
         // Nothing of it is left where it is taken back.
-        run.cancel(STEP).await
+        run.cancel(STEP).await?;
+        for (shard, before) in rig.shards.iter().zip(&before[1..]) {
+            assert_eq!(Footprint::of(shard).await?.since(before), Vec::<String>::new());
+            let columns: String = shard
+                .connect()
+                .await?
+                .one("SELECT string_agg(attname, ' ') FROM pg_attribute WHERE attrelid = 'kept'::regclass AND attnum > 0 AND NOT attisdropped")
+                .await?;
+            assert_eq!(columns, "id");
+        }
+        Ok(())
     })
     .await;
 }
@@ -412,33 +470,68 @@ async fn same_everywhere(rig: &Arc<Rig>, session: &Session) -> Result<()> {
         .into_iter()
         // Replica identities are the run's, increments of sequences those of a switch.
         .filter(|d| !d.contains("REPLICA IDENTITY") && !d.contains("SEQUENCE"))
+        // Those of the shards' own.
+        .filter(|d| !d.contains("DEFAULT PRIVILEGES"))
         .collect();
     assert_eq!(differences, Vec::<String>::new());
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_index_that_is_built_concurrently_is_refused_before_it_begins() {
+async fn ddl_that_commits_before_its_end_is_refused_before_it_begins() {
     with_extension(1, |rig| async move {
         let session = setting(&rig).await?;
         let run = start(&rig, "{}").await?;
         run.watch(&["replicating"], STEP).await?;
         session.execute("SET search_path = public").await?;
-        for statement in [
-            "CREATE INDEX CONCURRENTLY late ON orders (stamp)",
-            "CREATE UNIQUE INDEX CONCURRENTLY late ON public.orders (tenant_id, id)",
+        for (statement, refused) in [
+            (
+                "CREATE INDEX CONCURRENTLY late ON orders (stamp)",
+                "CREATE INDEX CONCURRENTLY on public.orders",
+            ),
+            (
+                "CREATE UNIQUE INDEX CONCURRENTLY late ON public.orders (tenant_id, id)",
+                "CREATE INDEX CONCURRENTLY on public.orders",
+            ),
+            (
+                "DROP INDEX CONCURRENTLY IF EXISTS events_tenant",
+                "DROP INDEX CONCURRENTLY on public.events_tenant",
+            ),
+            (
+                "ALTER TABLE parted DETACH PARTITION parted_1 CONCURRENTLY",
+                "DETACH PARTITION ... CONCURRENTLY on public.parted",
+            ),
         ] {
             let error = session.execute(statement).await.unwrap_err();
             let text = error.sql().unwrap().full_text();
             assert_eq!(error.sqlstate(), Some("55000"), "{text}");
-            assert!(text.contains("CREATE INDEX CONCURRENTLY on public.orders"), "{text}");
+            assert!(text.contains(refused), "{text}");
         }
-        let left: i64 = session.one("SELECT count(*) FROM pg_index WHERE NOT indisvalid").await?;
+        let left: i64 = session
+            .one("SELECT (SELECT count(*) FROM pg_index WHERE NOT (indisvalid AND indisready AND indislive)) + (SELECT count(*) FROM pg_inherits WHERE inhdetachpending)")
+            .await?;
         assert_eq!(left, 0);
         session.execute("CREATE UNLOGGED TABLE mine (id int)").await?;
         session.execute("CREATE INDEX CONCURRENTLY late ON mine (id)").await?;
+        session.execute("CREATE INDEX late_too ON mine (id)").await?;
+        session.execute("DROP INDEX CONCURRENTLY late_too").await?;
         session.execute("DROP TABLE mine").await?;
-        run.cutover(STEP).await
+        run.cutover(STEP).await?;
+        // What is half done already may be ended.
+        let reader = rig.source.connect().await?;
+        reader.execute("BEGIN; SELECT FROM parted").await?;
+        session.execute("SET statement_timeout = '1s'; SET reshard.ddl_guard = off").await?;
+        let detach = "ALTER TABLE parted DETACH PARTITION parted_1 CONCURRENTLY";
+        let error = session.execute(detach).await.unwrap_err();
+        assert_eq!(error.sqlstate(), Some("57014"), "{error}");
+        reader.execute("COMMIT").await?;
+        session.execute("RESET statement_timeout; RESET reshard.ddl_guard").await?;
+        session.execute("ALTER TABLE parted DETACH PARTITION parted_1 FINALIZE").await?;
+        let noted: i64 = session
+            .one("SELECT count(*) FROM reshard.events WHERE kind = 'ddl' AND message = 'ALTER TABLE on public.parted'")
+            .await?;
+        assert_eq!(noted, 1);
+        Ok(())
     })
     .await;
 }

@@ -37,6 +37,24 @@ fn move_wal(rig: &Rig, shard: usize, disk: &Path) -> Result<()> {
     server.start()
 }
 
+/// Parts of 1 MB, each tried so many times.
+fn small_parts(attempts: u32) -> RigOptions {
+    RigOptions::new(2)
+        .source("reshard.copy_part_size", "1MB")
+        .source("reshard.copy_attempts", &attempts.to_string())
+        .source("reshard.copy_retry_delay", "100ms")
+}
+
+/// Rows to copy, and a disk of shard 1 that has less room than it needs for them.
+async fn too_little_room(rig: &Rig) -> Result<SmallDisk> {
+    fill(rig, 1, 120_000).await?;
+    let disk = SmallDisk::mount(rig, "small", 64)?;
+    move_tables(rig, 1, disk.path()).await?;
+    declare(rig, KEY).await?;
+    disk.fill_up_to(6)?;
+    Ok(disk)
+}
+
 /// Failures of parts so far for want of room.
 async fn failures(rig: &Rig) -> Result<i64> {
     let session = rig.source.connect().await?;
@@ -47,16 +65,8 @@ async fn failures(rig: &Rig) -> Result<i64> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "mounts a disk, for which it has to be root"]
 async fn a_copy_goes_on_by_itself_when_there_is_room_again() {
-    let options = RigOptions::new(2)
-        .source("reshard.copy_part_size", "1MB")
-        .source("reshard.copy_attempts", "100")
-        .source("reshard.copy_retry_delay", "100ms");
-    run(options, |rig| async move {
-        fill(&rig, 1, 120_000).await?;
-        let disk = SmallDisk::mount(&rig, "small", 64)?;
-        move_tables(&rig, 1, disk.path()).await?;
-        declare(&rig, KEY).await?;
-        disk.fill_up_to(6)?;
+    run(small_parts(100), |rig| async move {
+        let disk = too_little_room(&rig).await?;
         let migration = Migration::start(&rig, false).await?;
         wait_until(STEP, "parts to fail", || async { Ok(failures(&rig).await? > 2) }).await?;
         let session = rig.source.connect().await?;
@@ -76,16 +86,8 @@ async fn a_copy_goes_on_by_itself_when_there_is_room_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "mounts a disk, for which it has to be root"]
 async fn a_copy_without_room_fails_with_the_shard_named_and_goes_on_from_there() {
-    let options = RigOptions::new(2)
-        .source("reshard.copy_part_size", "1MB")
-        .source("reshard.copy_attempts", "3")
-        .source("reshard.copy_retry_delay", "100ms");
-    run(options, |rig| async move {
-        fill(&rig, 1, 120_000).await?;
-        let disk = SmallDisk::mount(&rig, "small", 64)?;
-        move_tables(&rig, 1, disk.path()).await?;
-        declare(&rig, KEY).await?;
-        disk.fill_up_to(6)?;
+    run(small_parts(3), |rig| async move {
+        let disk = too_little_room(&rig).await?;
         limit(&rig, 8_000).await?;
         let migration = Migration::start(&rig, false).await?;
         wait_until(STEP, "the task to fail", || async {
@@ -112,11 +114,7 @@ async fn a_copy_without_room_fails_with_the_shard_named_and_goes_on_from_there()
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "mounts a disk, for which it has to be root"]
 async fn a_shard_that_has_no_room_for_wal_holds_the_copy_up_until_it_is_back() {
-    let options = RigOptions::new(2)
-        .source("reshard.copy_part_size", "1MB")
-        .source("reshard.copy_attempts", "100")
-        .source("reshard.copy_retry_delay", "100ms");
-    run(options, |rig| async move {
+    run(small_parts(100), |rig| async move {
         fill(&rig, 2, 60_000).await?;
         let disk = SmallDisk::mount(&rig, "small", 128)?;
         tokio::task::block_in_place(|| move_wal(&rig, 1, disk.path()))?;

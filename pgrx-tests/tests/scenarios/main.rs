@@ -26,5 +26,6 @@ mod secrets;
 mod sequences;
 mod stop_and_cancel;
 mod verify;
+mod waves;
 mod way_back;
 mod whole_run;

@@ -77,9 +77,17 @@ async fn clients_behind_pgbouncer_see_no_failed_statement_and_lose_nothing() {
     let options = RigOptions::new(SHARDS as usize).source("reshard.pooler_ack_timeout", "2s");
     run_within(options, Duration::from_secs(300), |rig| async move {
         application(&rig, 500).await?;
+        // Before there is a flag: all lead to the source.
+        let mut pooler = Pooler::start(&rig).await?;
+        wait_until(STEP, "PgBouncer to lead to the source", || async {
+            let Ok(session) = pooler.connect(SHARDS as usize - 1).await else { return Ok(false) };
+            let orders: i64 = session.one("SELECT count(*) FROM orders").await?;
+            Ok(orders > 0)
+        })
+        .await?;
         let migration = Migration::start(&rig, false).await?;
         migration.watch(&["replicating"], STEP).await?;
-        let mut pooler = Pooler::start(&rig).await?;
+        pooler.registered(&rig.source).await?;
         let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let mut clients = Vec::new();
         for number in 1..=CLIENTS {

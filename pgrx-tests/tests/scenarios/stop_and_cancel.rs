@@ -8,7 +8,7 @@ use reshard_scenarios::oracle::{helper_objects, Footprint};
 use reshard_scenarios::wait::wait_until;
 use reshard_scenarios::{Migration, Result, Rig};
 
-use super::common::{application, check_outcome, with_extension, KEY, STEP};
+use super::common::{application, check_outcome, insert_only, with_extension, KEY, STEP};
 
 const PHASES: [&str; 6] =
     ["schema_pre", "copy", "schema_post", "catch_up", "replicating", "switched"];
@@ -29,6 +29,7 @@ async fn nothing_since(rig: &Rig, before: &[Footprint]) -> Result<()> {
 async fn cancel_in(phase: &'static str) {
     with_extension(2, move |rig| async move {
         application(&rig, 30_000).await?;
+        insert_only(&rig).await?;
         let before = Footprint::of_rig(&rig).await?;
         let load = Load::start(&rig, &LoadOptions { followers: 4, ..LoadOptions::default() });
         let migration = Migration::start(&rig, false).await?;

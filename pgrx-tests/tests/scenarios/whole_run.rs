@@ -5,7 +5,7 @@ use reshard_scenarios::migration::{traffic, DESTINATION, PUBLICATION, SOURCE};
 use reshard_scenarios::oracle::{check_record, helper_objects};
 use reshard_scenarios::{Migration, Server};
 
-use super::common::{application, check_outcome, with_extension, STEP};
+use super::common::{application, check_outcome, insert_only, with_extension, STEP};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_command_moves_a_live_database_and_loses_nothing() {
@@ -43,6 +43,7 @@ async fn one_command_moves_a_live_database_and_loses_nothing() {
 async fn the_steps_one_by_one_do_what_one_command_does() {
     with_extension(2, |rig| async move {
         application(&rig, 2_000).await?;
+        insert_only(&rig).await?;
         let load = Load::start(&rig, &LoadOptions { followers: 4, ..LoadOptions::default() });
         load.each_acknowledged(10, STEP).await?;
         let what = format!("'{SOURCE}', '{DESTINATION}', '{PUBLICATION}'");

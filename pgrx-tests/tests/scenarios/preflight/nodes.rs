@@ -21,12 +21,17 @@ async fn errors(session: &Session) -> Result<Vec<String>> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_differ_are_found_before_anything_is_touched() {
-    run(RigOptions::several(2, 2), |rig| async move {
+    run(RigOptions::several(2, 3), |rig| async move {
         application_of_several(&rig, 500).await?;
         let session = rig.source.connect().await?;
         assert_eq!(errors(&session).await?, Vec::<String>::new());
+        rows_of_another_node(&rig, &session).await?;
+        keys_that_repeat(&rig, &session).await?;
         let found = preflight(&session, WHOLE, "{\"ddl\": \"replay\"}").await?;
         expect(&found, "node_support", "error", SOURCE);
+        let sampled = "{\"omni_check\": \"sample\"}";
+        let found = preflight(&session, WHOLE, sampled).await?;
+        assert!(found.iter().all(|f| f.check != "node_omni_tables"), "{found:?}");
         no_key(&session).await?;
         rig.nodes[0]
             .execute(
@@ -43,15 +48,89 @@ async fn nodes_that_differ_are_found_before_anything_is_touched() {
         .await?;
         let found = preflight(&session, WHOLE, "{}").await?;
         expect(&found, "node_omni_tables", "error", "settings");
+        let found = preflight(&session, WHOLE, sampled).await?;
+        expect(&found, "node_omni_tables", "error", "settings");
         expect(&found, "node_publication", "error", "more");
         expect(&found, "node_schema", "error", "extra");
         expect(&found, "node_sequences", "error", "tickets_id_seq");
+        copies_of_what_is_published(&rig, &session).await?;
         rig.nodes[0].execute("DROP EXTENSION reshard").await?;
         let found = preflight(&session, WHOLE, "{}").await?;
         expect(&found, "node_extension", "error", "shard 0");
         Ok(())
     })
     .await;
+}
+
+async fn on_all_nodes(rig: &Rig, sql: &str) -> Result<()> {
+    for node in rig.sources() {
+        node.execute(sql).await?;
+    }
+    Ok(())
+}
+
+/// Rows of another node are looked into as well: keys that are null, references that cross.
+async fn rows_of_another_node(rig: &Rig, session: &Session) -> Result<()> {
+    on_all_nodes(
+        rig,
+        "CREATE TABLE heads (id bigint PRIMARY KEY, tenant_id bigint);
+         CREATE TABLE limbs (id bigint PRIMARY KEY, tenant_id bigint, head_id bigint REFERENCES heads)",
+    )
+    .await?;
+    let found = preflight(session, WHOLE, "{}").await?;
+    assert!(found.iter().all(|f| f.check != "sharding_key_null"), "{found:?}");
+    rig.nodes[0]
+        .execute(
+            "INSERT INTO heads SELECT 1, min(tenant_id) FROM accounts;
+             INSERT INTO limbs SELECT 1, max(tenant_id), 1 FROM accounts;
+             INSERT INTO limbs VALUES (2, NULL, NULL)",
+        )
+        .await?;
+    let found = preflight(session, WHOLE, "{}").await?;
+    expect(&found, "sharding_key_null", "warning", "limbs");
+    expect(&found, "foreign_keys", "error", "limbs_head_id_fkey");
+    on_all_nodes(rig, "DROP TABLE limbs, heads").await
+}
+
+/// Keys that each node made by itself, of rows that meet on the destination.
+async fn keys_that_repeat(rig: &Rig, session: &Session) -> Result<()> {
+    on_all_nodes(
+        rig,
+        "CREATE TABLE serials (id bigserial PRIMARY KEY, tenant_id bigint NOT NULL);
+         INSERT INTO serials (tenant_id) SELECT tenant_id FROM accounts",
+    )
+    .await?;
+    let found = preflight(session, WHOLE, "{}").await?;
+    expect(&found, "node_unique", "error", "serials_pkey");
+    rig.nodes[0].execute("TRUNCATE serials").await?;
+    let found = preflight(session, WHOLE, "{}").await?;
+    expect(&found, "node_unique", "warning", "serials_id_seq");
+    assert!(found.iter().all(|f| f.check != "node_unique" || f.severity != "error"), "{found:?}");
+    for (number, node) in rig.sources().into_iter().enumerate() {
+        let restart = 1_000 + number;
+        node.execute(&format!(
+            "ALTER SEQUENCE serials_id_seq INCREMENT BY 2 RESTART WITH {restart}"
+        ))
+        .await?;
+    }
+    let found = preflight(session, WHOLE, "{}").await?;
+    assert!(found.iter().all(|f| f.check != "node_unique"), "{found:?}");
+    on_all_nodes(rig, "DROP TABLE serials").await
+}
+
+/// Copies of a table may differ in what doesn't move.
+async fn copies_of_what_is_published(rig: &Rig, session: &Session) -> Result<()> {
+    rig.nodes[0].execute("UPDATE settings SET owner = owner + 1 WHERE id = 7").await?;
+    on_all_nodes(
+        rig,
+        "CREATE PUBLICATION partly FOR TABLE accounts, settings (id, owner) WHERE (id <> 7)",
+    )
+    .await?;
+    for options in ["{}", "{\"omni_check\": \"sample\"}"] {
+        let found = preflight(session, (SOURCE, DESTINATION, "partly"), options).await?;
+        assert!(found.iter().all(|f| f.check != "node_omni_tables"), "{found:?}");
+    }
+    on_all_nodes(rig, "DROP PUBLICATION partly").await
 }
 
 /// A source of several shards without any sharding key.

@@ -1,6 +1,7 @@
 //! Checks of the schema, the rows and the destination.
 
 use reshard_scenarios::migration::{DESTINATION, PUBLICATION, SOURCE};
+use reshard_scenarios::session::literal;
 use reshard_scenarios::{Result, Rig, RigOptions, Server, Session};
 
 use super::super::common::{application, run, KEY};
@@ -90,6 +91,16 @@ async fn every_check_of_the_schema_and_the_rows_fires_and_a_clean_database_is_cl
             Case {
                 check: "publication_empty", names: "hollow", publication: "hollow",
                 setup: "CREATE PUBLICATION hollow", undo: "DROP PUBLICATION hollow", ..CASE
+            },
+            // Before the case of a prepared transaction, whose end a slot would wait for.
+            Case {
+                check: "all_tables_subscribers", severity: "warning", names: "theirs",
+                setup: "SELECT pg_create_logical_replication_slot('theirs', 'pgoutput')",
+                undo: "SELECT pg_drop_replication_slot('theirs')", ..CASE
+            },
+            Case {
+                check: "publication_identity", severity: "warning", names: "unidentified",
+                setup: "CREATE TABLE unidentified (id int)", undo: "DROP TABLE unidentified", ..CASE
             },
             Case {
                 check: "sharding_key_published", names: KEY, publication: "lists",
@@ -240,6 +251,7 @@ async fn every_check_of_the_schema_and_the_rows_fires_and_a_clean_database_is_cl
             },
         ])
         .await?;
+        left_behind(&rig, &session).await?;
         collations(&rig, &session).await?;
         disk_space(&rig, &session).await?;
         let error = session
@@ -253,6 +265,35 @@ async fn every_check_of_the_schema_and_the_rows_fires_and_a_clean_database_is_cl
         clean(&session).await
     })
     .await;
+}
+
+/// What lies in a schema that stays behind needs no role and no tablespace on the shards.
+async fn left_behind(rig: &Rig, session: &Session) -> Result<()> {
+    let there = rig.source.connect().await?;
+    there.execute("SET allow_in_place_tablespaces = on").await?;
+    there.execute("CREATE TABLESPACE aside LOCATION ''").await?;
+    there
+        .execute(
+            "CREATE ROLE stays; CREATE SCHEMA aside AUTHORIZATION stays;
+             CREATE TABLE aside.t (id int PRIMARY KEY USING INDEX TABLESPACE aside) TABLESPACE aside;
+             ALTER TABLE aside.t OWNER TO stays; CREATE POLICY mine ON aside.t TO stays;
+             CREATE COLLATION aside.plain FROM \"C\"; ALTER COLLATION aside.plain OWNER TO stays;
+             ALTER DEFAULT PRIVILEGES FOR ROLE stays IN SCHEMA aside GRANT SELECT ON TABLES TO PUBLIC;
+             CREATE PUBLICATION without_aside FOR TABLE accounts, orders",
+        )
+        .await?;
+    let what = (SOURCE, DESTINATION, "without_aside");
+    let found = preflight(session, what, "{}").await?;
+    expect(&found, "roles", "error", "stays");
+    expect(&found, "tablespaces", "error", "aside");
+    let found = preflight(session, what, "{\"exclude_schemas\": [\"aside\"]}").await?;
+    assert!(found.iter().all(|f| f.severity != "error"), "{found:#?}");
+    let found = preflight(session, what, "{\"schema_scope\": \"publication\"}").await?;
+    assert!(found.iter().all(|f| f.check != "tablespaces"), "{found:#?}");
+    there
+        .execute("DROP PUBLICATION without_aside; DROP OWNED BY stays CASCADE; DROP ROLE stays")
+        .await?;
+    there.execute("DROP TABLESPACE aside").await
 }
 
 /// A collation whose rules are newer than what was made with it.
@@ -275,7 +316,38 @@ async fn collations(rig: &Rig, session: &Session) -> Result<()> {
         .await?;
     let found = preflight(session, WHOLE, "{}").await?;
     expect(&found, "collation_versions", "warning", "sorted");
-    there.execute("DROP TABLE odd; DROP COLLATION sorted").await
+    there.execute("DROP TABLE odd; DROP COLLATION sorted").await?;
+    key_by_range(rig, session).await
+}
+
+/// A key that is mapped by range, in an order that one shard doesn't know.
+async fn key_by_range(rig: &Rig, session: &Session) -> Result<()> {
+    for (number, shard) in rig.shards.iter().enumerate() {
+        let conninfo = literal(&shard.conninfo());
+        session
+            .execute(&format!("SELECT reshard_add_shard('by_name', {number}, {conninfo})"))
+            .await?;
+    }
+    session
+        .execute(
+            "CREATE TABLE names (name text COLLATE \"de-x-icu\" PRIMARY KEY);
+             CREATE PUBLICATION names_alone FOR TABLE names;
+             SELECT reshard_set_sharding_key('by_name', 'name', 'range', relation => 'names');
+             SELECT reshard_map_range('by_name', 'name', NULL, 'm', 0);
+             SELECT reshard_map_range('by_name', 'name', 'm', NULL, 1)",
+        )
+        .await?;
+    let what = (SOURCE, "by_name", "names_alone");
+    let found = preflight(session, what, "{}").await?;
+    assert!(found.iter().all(|f| f.severity != "error"), "{found:#?}");
+    let rename = |from: &str, to: &str| {
+        format!("UPDATE pg_collation SET collname = '{to}' WHERE collname = '{from}'")
+    };
+    rig.shards[1].execute(&rename("de-x-icu", "gone")).await?;
+    let found = preflight(session, what, "{}").await?;
+    expect(&found, "sharding_key_collation", "error", "names");
+    rig.shards[1].execute(&rename("gone", "de-x-icu")).await?;
+    session.execute("DROP PUBLICATION names_alone; DROP TABLE names").await
 }
 
 /// A table that claims more than any disk has: a second segment full of nothing,
@@ -288,6 +360,11 @@ async fn disk_space(rig: &Rig, session: &Session) -> Result<()> {
     file.set_len(8 << 40).unwrap();
     let found = preflight(session, WHOLE, "{}").await?;
     expect(&found, "disk_space", "error", "are free");
+    // What brings no rows needs no room.
+    let what = format!("'{SOURCE}', '{DESTINATION}', '{PUBLICATION}'");
+    let id: i64 =
+        session.one(&format!("SELECT reshard_schema_sync('pre', {what}, dry_run => true)")).await?;
+    session.execute(&format!("SELECT reshard_wait({id}, 'done', interval '60 s')")).await?;
     drop(file);
     std::fs::remove_file(rig.source.data().join(format!("{path}.1"))).unwrap();
     there.execute("DROP TABLE vast").await

@@ -60,14 +60,29 @@ async fn every_check_of_the_servers_fires() {
         let found = preflight(&session, WHOLE, "{}").await?;
         expect(&found, "connection", "error", "shard 1");
 
-        rig.source.set(&[("shared_preload_libraries", "")])?;
-        restart(&rig.source, Stop::Fast)?;
-        let session = rig.source.connect().await?;
-        let found = preflight(&session, WHOLE, "{}").await?;
-        expect(&found, "library_preloaded", "error", "shared_preload_libraries");
-        Ok(())
+        preload_again(&rig).await
     })
     .await;
+}
+
+/// The hint for a library that isn't preloaded keeps those that are.
+async fn preload_again(rig: &Rig) -> Result<()> {
+    rig.source.set(&[("shared_preload_libraries", "plpgsql")])?;
+    restart(&rig.source, Stop::Fast)?;
+    let session = rig.source.connect().await?;
+    let found = preflight(&session, WHOLE, "{}").await?;
+    expect(&found, "library_preloaded", "error", "shared_preload_libraries");
+    let hint =
+        found.iter().find_map(|f| f.hint.as_ref().filter(|_| f.check == "library_preloaded"));
+    let at = hint.and_then(|hint| hint.find("ALTER SYSTEM")).expect("a statement to paste");
+    session.execute(&hint.unwrap()[at..]).await?;
+    restart(&rig.source, Stop::Fast)?;
+    let session = rig.source.connect().await?;
+    let loaded: String = session.one("SHOW shared_preload_libraries").await?;
+    assert_eq!(loaded, "plpgsql, reshard");
+    let found = preflight(&session, WHOLE, "{}").await?;
+    assert!(found.iter().all(|f| f.check != "library_preloaded"), "{found:?}");
+    Ok(())
 }
 
 /// Clusters that are declared wrongly.
@@ -121,20 +136,8 @@ async fn clusters(rig: &Rig, session: &Session) -> Result<()> {
     expect(&found, "encoding", "error", "LATIN1");
     expect(&found, "locale", "warning", "shard 1");
 
-    // A role that is no superuser.
-    rig.shards[1].execute("CREATE ROLE mover LOGIN PASSWORD 'weak-4712'").await?;
-    session.execute(&declare("weak", 0, &first)).await?;
-    let mover = second.replace("user=postgres", "user=mover");
-    let mover = mover.split(" password=").next().unwrap_or_default().to_owned();
-    let weak = declare("weak", 1, &format!("{mover} password=weak-4712"));
-    match session.execute(&weak).await {
-        Err(error) => assert_eq!(error.sqlstate(), Some("42501"), "{error}"),
-        Ok(()) => {
-            session.execute(&key("weak")).await?;
-            let found = preflight(session, (SOURCE, "weak", PUBLICATION), "{}").await?;
-            expect(&found, "privilege", "error", "mover");
-        }
-    }
+    no_superuser(rig, session).await?;
+    silent(session).await?;
 
     // We get there, but libpq, which subscriptions use, doesn't.
     session.execute(&declare("deaf", 0, &format!("{first} gssencmode=require"))).await?;
@@ -150,6 +153,45 @@ async fn clusters(rig: &Rig, session: &Session) -> Result<()> {
     }
     session.execute(&format!("SELECT reshard_drop_shard('{SOURCE}', 0)")).await?;
     declare_shards(rig, session).await
+}
+
+/// A role that is no superuser: on a server with the library, on one without, and on a
+/// shard that was declared before.
+async fn no_superuser(rig: &Rig, session: &Session) -> Result<()> {
+    let declare = |conninfo: &str| {
+        let (server, _) = conninfo.split_once(" user=").unwrap_or_default();
+        let mover = literal(&format!("{server} user=mover password=weak-4712"));
+        format!("SELECT reshard_add_shard('weak', 0, {mover})")
+    };
+    for server in [&rig.source, &rig.shards[1]] {
+        server.execute("CREATE ROLE mover LOGIN PASSWORD 'weak-4712'").await?;
+        let error = session.execute(&declare(&server.conninfo())).await.unwrap_err();
+        let text = error.sql().unwrap().full_text();
+        assert_eq!(error.sqlstate(), Some("42501"), "{text}");
+        assert!(text.contains("ALTER ROLE \"mover\" SUPERUSER"), "{text}");
+    }
+    rig.shards[1].execute("ALTER ROLE mover SUPERUSER").await?;
+    session.execute(&declare(&rig.shards[1].conninfo())).await?;
+    rig.shards[1].execute("ALTER ROLE mover NOSUPERUSER").await?;
+    let found = preflight(session, (SOURCE, "weak", PUBLICATION), "{}").await?;
+    expect(&found, "privilege", "error", "mover");
+    Ok(())
+}
+
+/// A server that takes connections, and says nothing.
+async fn silent(session: &Session) -> Result<()> {
+    let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = socket.local_addr().unwrap().port();
+    let declare = format!(
+        "SELECT reshard_add_shard('silent', 0, 'host=127.0.0.1 port={port} dbname=app user=postgres')"
+    );
+    let answer = tokio::time::timeout(STEP, session.execute(&declare)).await;
+    let error = answer.expect("no end of the wait").unwrap_err();
+    let text = error.sql().unwrap().full_text();
+    assert_eq!(error.sqlstate(), Some("08001"), "{text}");
+    assert!(text.contains("127.0.0.1") && text.contains(&port.to_string()), "{text}");
+    assert!(error.sql().unwrap().hint.is_some(), "{text}");
+    Ok(())
 }
 
 /// Keys that are mapped to shards: none at all, then some, and to one shard alone.

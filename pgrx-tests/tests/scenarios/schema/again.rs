@@ -1,6 +1,7 @@
 //! What is there already, what fails, and how it goes on.
 
 use reshard_scenarios::migration::{declare_shards, DESTINATION, PUBLICATION, SOURCE};
+use reshard_scenarios::wait::wait_until;
 use reshard_scenarios::Migration;
 
 use super::super::common::{with_extension, STEP};
@@ -43,6 +44,19 @@ async fn what_a_shard_has_already_is_used_where_it_is_the_same_and_shown_where_i
         }
         let rows: i64 = there.one("SELECT count(*) FROM s.t").await?;
         assert_eq!(rows, 100);
+        // A table of the shard's own keeps its rows, whatever they refer to.
+        there.execute("CREATE TABLE s.own (t bigint REFERENCES s.t); INSERT INTO s.own VALUES (1)").await?;
+        run.verb("reshard_cancel").await?;
+        wait_until(STEP, "the cancel to be refused", || async {
+            let refused: i64 = session
+                .one("SELECT count(*) FROM reshard.events WHERE kind = 'refused' AND message LIKE 'could not empty the tables%'")
+                .await?;
+            Ok(refused == 1)
+        })
+        .await?;
+        let rows: i64 = there.one("SELECT count(*) FROM s.own").await?;
+        assert_eq!(rows, 1);
+        there.execute("DELETE FROM s.own; ALTER TABLE s.own DROP CONSTRAINT own_t_fkey").await?;
         // What was there before stays, empty as it was.
         run.cancel(STEP).await?;
         let rows: i64 = there.one("SELECT count(*) FROM s.t").await?;
@@ -55,6 +69,9 @@ async fn what_a_shard_has_already_is_used_where_it_is_the_same_and_shown_where_i
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_statement_that_fails_is_shown_and_the_rest_goes_on_where_it_was() {
     with_extension(2, |rig| async move {
+        for server in rig.servers() {
+            server.execute("CREATE ROLE reader").await?;
+        }
         let session = rig.source.connect().await?;
         session
             .execute(
@@ -64,6 +81,8 @@ async fn a_statement_that_fails_is_shown_and_the_rest_goes_on_where_it_was() {
                  CREATE FOREIGN DATA WRAPPER w; CREATE SERVER far FOREIGN DATA WRAPPER w OPTIONS (host 'h', password 'hush-1');
                  CREATE USER MAPPING FOR postgres SERVER far OPTIONS (\"user\" 'u', password 'hush-2');
                  ALTER TABLE child ADD CONSTRAINT to_parent FOREIGN KEY (parent) REFERENCES parent NOT VALID;
+                 ALTER TABLE child ENABLE ROW LEVEL SECURITY; CREATE POLICY all_of_them ON child USING (true);
+                 GRANT SELECT ON child TO PUBLIC;
                  CREATE EXTENSION reshard",
             )
             .await?;
@@ -96,6 +115,20 @@ async fn a_statement_that_fails_is_shown_and_the_rest_goes_on_where_it_was() {
         assert!(!shown.iter().any(|text| text.contains("hush-")), "a password is shown");
         let made: String = rig.shards[1].connect().await?.one("SELECT umoptions::text FROM pg_user_mappings WHERE srvname = 'far'").await?;
         assert!(made.contains("hush-2"));
+        // What has gone since an earlier task, or has been changed without a trace, comes again.
+        rig.shards[0]
+            .execute(
+                "ALTER TABLE child DROP CONSTRAINT to_parent; DROP POLICY all_of_them ON child;
+                 ALTER TABLE child DISABLE ROW LEVEL SECURITY; REVOKE ALL ON child FROM PUBLIC",
+            )
+            .await?;
+        sync(&rig, "post", "{\"foreign_keys\": \"not_valid\"}").await?;
+        let again: String = rig.shards[0]
+            .connect()
+            .await?
+            .one("SELECT concat_ws(' ', (SELECT conname FROM pg_constraint WHERE conname = 'to_parent'), (SELECT polname FROM pg_policy), relrowsecurity, has_table_privilege('reader', oid, 'SELECT')) FROM pg_class WHERE oid = 'child'::regclass")
+            .await?;
+        assert_eq!(again, "to_parent all_of_them t t");
         Ok(())
     })
     .await;

@@ -1,7 +1,7 @@
 //! A cancelled run takes back what it made, and nothing else.
 
 use reshard_scenarios::oracle::dump;
-use reshard_scenarios::Migration;
+use reshard_scenarios::{Migration, Result, Rig};
 
 use super::super::common::{with_extension, STEP};
 use super::{declare_whole, has_extension};
@@ -26,6 +26,12 @@ CREATE ACCESS METHOD heap2 TYPE TABLE HANDLER heap_tableam_handler;
 CREATE CONVERSION conversion FOR 'LATIN1' TO 'UTF8' FROM iso8859_1_to_utf8;
 CREATE TEXT SEARCH CONFIGURATION search (COPY = simple);
 CREATE TABLE t (id bigint PRIMARY KEY);
+CREATE UNLOGGED TABLE counted (n int); INSERT INTO counted VALUES (1);
+CREATE MATERIALIZED VIEW broken AS SELECT 1 / count(*) AS n FROM counted;
+CREATE MATERIALIZED VIEW unfilled AS SELECT 1 / count(*) AS n FROM counted WITH NO DATA;
+CREATE TABLE secured (id bigint PRIMARY KEY); ALTER TABLE secured ENABLE ROW LEVEL SECURITY;
+CREATE POLICY nobody ON secured USING (false); GRANT SELECT ON secured TO owner;
+CREATE MATERIALIZED VIEW seen AS SELECT id FROM secured; ALTER MATERIALIZED VIEW seen OWNER TO owner;
 ";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -39,17 +45,49 @@ async fn a_cancelled_run_leaves_no_object_behind_whatever_its_kind() {
             rig.source.execute("CREATE EXTENSION lo").await?;
             rig.shards[0].execute("CREATE EXTENSION lo; CREATE TABLE of_the_dba (l lo)").await?;
         }
+        rig.shards[0]
+            .execute(
+                "ALTER DEFAULT PRIVILEGES FOR ROLE owner IN SCHEMA public GRANT SELECT ON TABLES TO reader;
+                 ALTER DEFAULT PRIVILEGES FOR ROLE reader GRANT ALL ON TABLES TO PUBLIC",
+            )
+            .await?;
         let before = dump(&rig.shards[0])?;
         rig.source.execute(OUTSIDE).await?;
         declare_whole(&rig).await?;
         let run = Migration::start(&rig, false).await?;
         run.watch(&["replicating"], STEP).await?;
         assert_ne!(body(&dump(&rig.shards[0])?), body(&before));
+        views_are_filled_as_far_as_they_can_be(&rig).await?;
+        // A worker that died before it wrote down what the shard had committed.
+        rig.source
+            .execute("UPDATE reshard.schema_statement SET status = 'running' WHERE kind IN ('table', 'type')")
+            .await?;
         run.cancel(STEP).await?;
         assert_eq!(body(&dump(&rig.shards[0])?), body(&before));
         Ok(())
     })
     .await;
+}
+
+/// One that fails on the shard is told and stops nothing, one that the source hasn't filled is
+/// left alone, one whose owner is under a policy sees what its owner sees.
+async fn views_are_filled_as_far_as_they_can_be(rig: &Rig) -> Result<()> {
+    let session = rig.source.connect().await?;
+    let views = session
+        .column("SELECT object_name || ' ' || status || ' ' || (error LIKE '%division by zero%')::text FROM reshard.schema_sync WHERE kind = 'refresh' AND status = 'failed'")
+        .await?;
+    assert_eq!(views, ["broken failed true"]);
+    let warned: i64 = session
+        .one("SELECT count(*) FROM reshard.events WHERE kind = 'view_not_filled' AND severity = 'warning' AND message LIKE '%public.broken%'")
+        .await?;
+    assert_eq!(warned, 1);
+    let filled = rig.shards[0]
+        .connect()
+        .await?
+        .column("SELECT relname || ' ' || relispopulated::text FROM pg_class WHERE relkind = 'm' ORDER BY 1")
+        .await?;
+    assert_eq!(filled, ["broken false", "seen true", "unfilled false"]);
+    Ok(())
 }
 
 /// A dump without what differs each time.

@@ -86,6 +86,12 @@ async fn excluded_schemas_stay_behind_and_unfit_foreign_keys_are_treated_as_aske
                  CREATE TABLE omni (id bigint PRIMARY KEY, account bigint,
                      CONSTRAINT unfit FOREIGN KEY (account) REFERENCES accounts);
                  COMMENT ON CONSTRAINT unfit ON omni IS 'a comment';
+                 CREATE TABLE parted (id bigint PRIMARY KEY, account bigint,
+                     CONSTRAINT unfit_parted FOREIGN KEY (account) REFERENCES accounts) PARTITION BY RANGE (id);
+                 CREATE TABLE parted_1 PARTITION OF parted DEFAULT;
+                 COMMENT ON CONSTRAINT unfit_parted ON parted IS 'a comment';
+                 CREATE SCHEMA away; CREATE TYPE away.mood AS ENUM ('ok');
+                 ALTER TABLE omni ADD COLUMN moods away.mood[];
                  INSERT INTO accounts SELECT generate_series(1, 100);
                  INSERT INTO orders SELECT g, g FROM generate_series(1, 100) g;
                  INSERT INTO omni SELECT g, g FROM generate_series(1, 100) g",
@@ -96,7 +102,7 @@ async fn excluded_schemas_stay_behind_and_unfit_foreign_keys_are_treated_as_aske
         session
             .execute(&format!(
                 "SELECT reshard_set_sharding_key('{DESTINATION}', 'tenant');
-                 CREATE PUBLICATION {PUBLICATION} FOR TABLE accounts, orders, omni"
+                 CREATE PUBLICATION {PUBLICATION} FOR TABLE accounts, orders, omni, parted"
             ))
             .await?;
         let start = |options: &str| {
@@ -107,6 +113,12 @@ async fn excluded_schemas_stay_behind_and_unfit_foreign_keys_are_treated_as_aske
         let refused = session.execute(&start("{}")).await.unwrap_err();
         let text = refused.sql().unwrap().full_text();
         assert!(text.contains("foreign key \"unfit\"") && !text.contains("\"fits\""), "{text}");
+        let refused = session
+            .execute(&start("{\"foreign_keys\": \"skip\", \"exclude_schemas\": [\"away\"]}"))
+            .await
+            .unwrap_err();
+        let text = refused.sql().unwrap().full_text();
+        assert!(text.contains("type \"away.mood\" is needed") && !text.contains("_mood"), "{text}");
         for (choice, expected) in [("not_valid", vec!["fits t", "unfit f"]), ("skip", vec!["fits t"])] {
             let options = format!(
                 "{{\"foreign_keys\": \"{choice}\", \"exclude_schemas\": [\"Left \\\"Out\\\"\"]}}"
