@@ -275,10 +275,7 @@ fn reshard_drop_sharding_key_columns(
 }
 
 /// The table that is meant, if any: one that is there, or one by its name alone.
-fn one_table(
-    relation: Option<PgRelation>,
-    name: Option<&str>,
-) -> Result<Option<(String, String)>> {
+fn one_table(relation: Option<PgRelation>, name: Option<&str>) -> Result<Option<(String, String)>> {
     match (relation, name) {
         (Some(_), Some(_)) => Err(Error::argument("relation and relation_name are both given")
             .hint("Name a table in one way: relation_name is for one that is gone.")),

@@ -94,9 +94,8 @@ impl KeyOrder {
     /// 22023 where two mappings contradict each other, or a range is empty. A text that
     /// can't be read is an ERROR of the server.
     pub fn arrange(self, map: &KeyMap) -> Result<KeyMap<pg_sys::Datum>> {
-        let read = |text: &String| {
-            Ok::<_, Error>(Named { datum: self.read(text)?, text: text.clone() })
-        };
+        let read =
+            |text: &String| Ok::<_, Error>(Named { datum: self.read(text)?, text: text.clone() });
         let mut named = settings::with(settings::READING, || map.try_map(read))?;
         named.sort(|a, b| self.compare(a.datum, b.datum)).map_err(contradiction)?;
         named.try_map(|named| Ok(named.datum))

@@ -6,7 +6,7 @@ use crate::cluster::{Cluster, Method};
 use crate::error::Kind;
 use crate::preflight::facts::{Facts, KeyColumn, Table};
 use crate::preflight::finding::Finding;
-use crate::remote::quote::ident;
+use crate::remote::quote::{ident, literal};
 
 /// Tables that a finding shows.
 const SHOWN: usize = 5;

@@ -90,10 +90,13 @@ impl Conninfo {
                 .detail(format!("Keyword \"{keyword}\" can't be kept secret."))
                 .hint("Leave it out: reshard connects without TLS, with a password."));
         }
-        let is_known =
-            |key: &String| [CLIENT_KEYWORDS, LIBPQ_KEYWORDS].iter().any(|k| k.contains(&key.as_str()));
+        let is_known = |key: &String| {
+            [CLIENT_KEYWORDS, LIBPQ_KEYWORDS].iter().any(|k| k.contains(&key.as_str()))
+        };
         if let Some(unknown) = map.keys().find(|key| !is_known(key)) {
-            return Err(bad(format!("There is no keyword \"{unknown}\"; keywords are lower-case.")));
+            return Err(bad(format!(
+                "There is no keyword \"{unknown}\"; keywords are lower-case."
+            )));
         }
         Ok(Self(map))
     }
