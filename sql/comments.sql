@@ -8,9 +8,9 @@ COMMENT ON FUNCTION reshard_set_sharding_key(text, text, text, regclass) IS
     'says by which column tables are spread over a cluster: all tables with that column, or one table alone';
 COMMENT ON FUNCTION reshard_set_sharding_key(text, text[], text, regclass) IS
     'says by which columns together tables are spread over a cluster: all tables with those columns, or one table alone';
-COMMENT ON FUNCTION reshard_drop_sharding_key(text, text, regclass) IS
+COMMENT ON FUNCTION reshard_drop_sharding_key(text, text, regclass, text) IS
     'takes back a sharding key';
-COMMENT ON FUNCTION reshard_drop_sharding_key(text, text[], regclass) IS
+COMMENT ON FUNCTION reshard_drop_sharding_key(text, text[], regclass, text) IS
     'takes back a sharding key of several columns';
 COMMENT ON FUNCTION reshard_map_values(text, text, text[], integer) IS
     'maps single values of a sharding key by list to a shard; null stands for rows without a key';
@@ -24,7 +24,7 @@ COMMENT ON FUNCTION reshard_map_default(text, text, integer) IS
     'says which shard has all keys that no value and no range is mapped for, null among them';
 COMMENT ON FUNCTION reshard_unmap_default(text, text) IS
     'takes the default back: keys that are not mapped have no shard';
-COMMENT ON FUNCTION reshard_shard_for(text, anyelement, text) IS
+COMMENT ON FUNCTION reshard_shard_for(text, anyelement, text, regclass) IS
     'number of the shard that a value of the sharding key belongs to, null where no shard takes it; its type must be that of the column, and several columns are a row of them';
 COMMENT ON FUNCTION reshard_preflight(text, text, text, jsonb) IS
     'lists all that would stop or spoil a run from one cluster to another; changes nothing';
