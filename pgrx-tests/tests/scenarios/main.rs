@@ -3,6 +3,7 @@
 
 mod bounds;
 mod bypass;
+mod calls;
 mod common;
 mod copied_data;
 mod copy;
@@ -10,6 +11,7 @@ mod cutover;
 mod ddl;
 mod ddl_phases;
 mod faults;
+mod filters;
 mod full_disk;
 mod harness;
 mod key_columns;

@@ -1,10 +1,12 @@
 //! The source restarts in each phase; the migration goes on by itself.
 
+use std::process::Command;
 use std::time::Duration;
 
 use reshard_scenarios::load::{Load, LoadOptions};
 use reshard_scenarios::migration::traffic;
-use reshard_scenarios::{Migration, Stop};
+use reshard_scenarios::wait::wait_until;
+use reshard_scenarios::{Error, Migration, Stop};
 
 use super::common::{application, check_outcome, restart, with_extension, STEP};
 
@@ -120,6 +122,58 @@ async fn a_crash_of_a_shard_does_not_stop_the_migration() {
         load.each_acknowledged(10, STEP).await?;
         let outcome = load.finish().await?;
         check_outcome(&rig, &outcome).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_that_is_put_back_in_time_follows_its_shards() {
+    with_extension(2, |rig| async move {
+        application(&rig, 500).await?;
+        let migration = Migration::start(&rig, false).await?;
+        migration.watch(&["replicating"], STEP).await?;
+        let (data, old) = (rig.source.data(), rig.source.folder().join("old"));
+        tokio::task::block_in_place(|| {
+            rig.source.stop(Stop::Fast)?;
+            let copied = Command::new("cp").arg("--archive").arg(&data).arg(&old).status();
+            assert!(copied.is_ok_and(|status| status.success()));
+            rig.source.start()
+        })?;
+        migration.watch(&["replicating"], STEP).await?;
+        migration.cutover(STEP).await?;
+        let written = "INSERT INTO settings VALUES (8888, 0, 'new')";
+        for shard in &rig.shards {
+            shard.execute(written).await?;
+        }
+
+        // As a standby that knew nothing of the switch when it was promoted.
+        tokio::task::block_in_place(|| {
+            rig.source.stop(Stop::Immediate)?;
+            std::fs::remove_dir_all(&data).map_err(Error::io("remove the data"))?;
+            std::fs::rename(&old, &data).map_err(Error::io("put the old data back"))?;
+            rig.source.start()
+        })?;
+        wait_until(STEP, "the source to follow", || async {
+            let flag = traffic(&rig.source.connect().await?).await?;
+            Ok(flag.active_cluster == "prod_sharded" && flag.epoch == 1)
+        })
+        .await?;
+        let refused =
+            rig.source.execute("INSERT INTO settings VALUES (9999, 0, 'x')").await.unwrap_err();
+        assert_eq!(refused.sqlstate(), Some("25006"));
+        let state = migration.state().await?;
+        assert!(
+            state.error.as_ref().is_some_and(|e| e.contains("older than a switch")),
+            "{state:?}"
+        );
+        let refused = migration.verb("reshard_cancel").await.unwrap_err();
+        assert_eq!(refused.sqlstate(), Some("55000"));
+        migration.complete(STEP).await?;
+        for shard in &rig.shards {
+            let kept = "SELECT count(*) FROM settings WHERE id = 8888";
+            assert_eq!(shard.connect().await?.one::<i64>(kept).await?, 1);
+        }
+        Ok(())
     })
     .await;
 }

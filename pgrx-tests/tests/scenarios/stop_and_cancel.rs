@@ -6,7 +6,7 @@ use reshard_scenarios::load::{Load, LoadOptions};
 use reshard_scenarios::migration::declare;
 use reshard_scenarios::oracle::{helper_objects, Footprint};
 use reshard_scenarios::wait::wait_until;
-use reshard_scenarios::{Migration, Result, Rig};
+use reshard_scenarios::{Migration, Result, Rig, Stop};
 
 use super::common::{application, check_outcome, insert_only, with_extension, KEY, STEP};
 
@@ -191,6 +191,31 @@ async fn an_extension_that_is_created_anew_does_not_meet_what_a_dropped_one_left
         assert_eq!(second.id, first.id);
         second.watch(&["replicating"], STEP).await?;
         second.cancel(STEP).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_complete_that_a_shard_is_missing_from_is_ended_once_it_is_back() {
+    with_extension(2, |rig| async move {
+        application(&rig, 500).await?;
+        let migration = Migration::start(&rig, false).await?;
+        migration.watch(&["replicating"], STEP).await?;
+        migration.cutover(STEP).await?;
+        tokio::task::block_in_place(|| rig.shards[1].stop(Stop::Fast))?;
+        migration.verb("reshard_complete").await?;
+        wait_until(STEP, "the task to tell what is missing", || async {
+            Ok(migration.state().await?.error.is_some_and(|error| error.contains("shard 1")))
+        })
+        .await?;
+        assert_ne!(migration.state().await?.status, "succeeded");
+        tokio::task::block_in_place(|| rig.shards[1].start())?;
+        migration.wait("done", STEP).await?;
+        for shard in &rig.shards {
+            let left = "SELECT count(*) FROM pg_replication_slots";
+            assert_eq!(shard.connect().await?.one::<i64>(left).await?, 0);
+        }
+        Ok(())
     })
     .await;
 }
