@@ -9,33 +9,31 @@ use crate::remote::{Connection, Links};
 use crate::replication::{marker, slot, subscription};
 
 /// Drops subscriptions (with their origins), then slots, then publications and
-/// markers whose names start with `prefix`.
+/// markers whose names start with `prefix`. Servers that can be reached are cleaned also
+/// where others can't: a slot left there would keep WAL until the disk is full.
 ///
 /// # Errors
-/// The servers'.
+/// The servers'; that one can't be reached once all others are clean.
 pub async fn remove_flows(links: &Links, prefix: &str) -> Result<()> {
-    for side in [Side::Source, Side::Destination] {
-        let sessions = links.sessions(side).await?;
-        try_join_all(sessions.iter().map(|(_, s)| subscription::drop_prefix(s, prefix))).await?;
+    let (mut nodes, mut shards) = (Vec::new(), Vec::new());
+    let mut unreachable = None;
+    for (side, reached) in [(Side::Source, &mut nodes), (Side::Destination, &mut shards)] {
+        for number in links.cluster(side).numbers() {
+            match links.session(side, number).await {
+                Ok(session) => reached.push(session),
+                Err(error) => unreachable = unreachable.or(Some(error)),
+            }
+        }
     }
-    for side in [Side::Source, Side::Destination] {
-        let sessions = links.sessions(side).await?;
-        try_join_all(sessions.iter().map(|(_, s)| slot::drop_prefix(s, prefix))).await?;
-        try_join_all(sessions.iter().map(|(_, s)| drop_publications(s, prefix))).await?;
+    let all = || nodes.iter().chain(&shards);
+    try_join_all(all().map(|s| subscription::drop_prefix(s, prefix))).await?;
+    try_join_all(all().map(|s| slot::drop_prefix(s, prefix))).await?;
+    try_join_all(all().map(|s| drop_publications(s, prefix))).await?;
+    try_join_all(nodes.iter().map(|s| marker::forget(s, prefix))).await?;
+    match unreachable {
+        Some(error) => Err(error),
+        None => Ok(()),
     }
-    let nodes = links.sessions(Side::Source).await?;
-    try_join_all(nodes.iter().map(|(_, s)| marker::forget(s, prefix))).await?;
-    Ok(())
-}
-
-/// The same on one server alone, where others can't be reached.
-///
-/// # Errors
-/// The server's.
-pub async fn remove_from(session: &Connection, prefix: &str) -> Result<()> {
-    subscription::drop_prefix(session, prefix).await?;
-    slot::drop_prefix(session, prefix).await?;
-    drop_publications(session, prefix).await
 }
 
 /// Drops all publications whose name starts with `prefix`.

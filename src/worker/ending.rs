@@ -135,8 +135,8 @@ async fn truncate(session: &Connection, tables: &[String]) -> Result<()> {
     }
 }
 
-/// Removes flows, triggers and identities. Those shards of the source that can be
-/// reached go first where another one can't: a slot left there would keep WAL until the disk is full.
+/// Removes flows, triggers and identities, also where a server can't be reached from
+/// those that can.
 async fn clean(migration: &Migration, completed: bool) -> Result<()> {
     let links = &migration.links;
     let prefix = migration.prefix();
@@ -156,9 +156,6 @@ async fn clean(migration: &Migration, completed: bool) -> Result<()> {
     }
     let removed = cleanup::remove_flows(links, &prefix).await;
     for session in nodes {
-        if removed.is_err() {
-            cleanup::remove_from(&session, &prefix).await?;
-        }
         settle::restore(&session, &tables, completed).await?;
         cleanup::drop_placements(&session).await?;
         join::leave(&session, &migration.token, migration.id()).await?;
