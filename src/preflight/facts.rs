@@ -285,6 +285,8 @@ pub struct Table {
     /// Published columns of types without equality.
     pub incomparable: Vec<String>,
     pub column_list: bool,
+    /// Columns that must have a value, have no default and aren't published.
+    pub unfilled: Vec<String>,
     /// It has stored generated columns, where the server publishes none of them as identity.
     pub generated: bool,
     pub row_estimate: i64,

@@ -90,6 +90,7 @@ const CHECKS: &[Check] = &[
     publication::publication_empty,
     publication::publication_identity,
     publication::all_tables_subscribers,
+    publication::unpublished_columns,
     publication::sharding_key_missing,
     publication::sharding_key_table,
     publication::sharding_key_column,

@@ -81,6 +81,31 @@ pub fn publication_identity(facts: &Facts<'_>) -> Vec<Finding> {
     ))]
 }
 
+/// Rows have a value for each column that must have one.
+pub fn unpublished_columns(facts: &Facts<'_>) -> Vec<Finding> {
+    if !facts.verb.makes_schema() {
+        return Vec::new();
+    }
+    facts
+        .leaves()
+        .filter(|t| !t.unfilled.is_empty())
+        .map(|t| {
+            Finding::error(
+                "unpublished_columns",
+                Kind::WrongState,
+                format!("rows of {} would lack values on the shards", t.name),
+            )
+            .object(t.name.clone())
+            .detail(format!(
+                "Publication \"{}\" leaves out columns that are NOT NULL without a default: {}.",
+                facts.publication,
+                shown(&t.unfilled)
+            ))
+            .hint("Publish these columns too, or give them a default.")
+        })
+        .collect()
+}
+
 /// No subscriber of someone else gets the extension's own tables.
 pub fn all_tables_subscribers(facts: &Facts<'_>) -> Vec<Finding> {
     let Some(content) = &facts.content else { return Vec::new() };

@@ -150,6 +150,11 @@ SELECT coalesce(jsonb_agg(jsonb_build_object(
                                 AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])
          WHERE i.indrelid = b.oid AND i.indisprimary AND i.indimmediate),
     'incomparable', to_jsonb(reshard.incomparable_columns(b.oid, b.attnames)),
+    'unfilled', (SELECT coalesce(jsonb_agg(a.attname ORDER BY a.attnum), '[]')
+                   FROM pg_attribute AS a
+                  WHERE a.attrelid = b.oid AND a.attnum > 0 AND NOT a.attisdropped
+                    AND a.attnotnull AND NOT a.atthasdef AND a.attidentity = ''
+                    AND NOT a.attname = ANY (b.attnames)),
     'column_list', f.column_list, 'generated', f.generated,
     'identity_columns', (
         SELECT coalesce(jsonb_agg(a.attname), '[]')

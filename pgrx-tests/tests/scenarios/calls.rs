@@ -42,8 +42,10 @@ SELECT format('%I(%s)', p.proname, (
            ('reshard_shard_for', 'key'), ('reshard_shard_for', 'column_name'),
            ('reshard_shard_for', 'relation'), ('reshard_verify', 'task_id'),
            ('reshard_verify', 'tables'), ('reshard_wait', 'timeout'))
-   -- Called by the nodes' own sessions alone.
-   AND p.proname <> 'reshard_copy_part'
+   -- Called by our own sessions and functions alone.
+   AND p.proname NOT IN ('reshard_copy_part', 'reshard_apply_error', 'reshard_join_table',
+                         'reshard_added_columns', 'reshard_concurrently_changed',
+                         'reshard_commits_early')
  ORDER BY 1";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -13,13 +13,13 @@ const TABLES: &str = "
 CREATE TABLE docs (id bigint NOT NULL, tenant_id bigint NOT NULL, live boolean NOT NULL, body text,
                    PRIMARY KEY (id, live), UNIQUE (tenant_id, id));
 ALTER TABLE docs ALTER body SET STORAGE EXTERNAL;
-CREATE TABLE parts (id bigint PRIMARY KEY, tenant_id bigint NOT NULL, code text NOT NULL, v int,
+CREATE TABLE parts (id bigint PRIMARY KEY, tenant_id bigint NOT NULL, code text NOT NULL DEFAULT 'x', v int,
                     UNIQUE (tenant_id, code), UNIQUE (id, tenant_id));
 CREATE TABLE late (tenant_id bigint, id bigint, v int, PRIMARY KEY (tenant_id, id) DEFERRABLE);
 INSERT INTO docs SELECT g, g, g % 2 = 0, repeat(g::text, 4000) FROM generate_series(1, 40) AS g;
 INSERT INTO parts SELECT g, g, 'c' || g, 0 FROM generate_series(1, 40) AS g;
 INSERT INTO late SELECT g, g, 0 FROM generate_series(1, 40) AS g;
-CREATE PUBLICATION some FOR TABLE docs WHERE (live), parts (id, tenant_id, v), late";
+CREATE PUBLICATION a_part FOR TABLE docs WHERE (live), parts (id, tenant_id, v), late";
 
 /// Rows that go, come and change.
 const WRITES: &str = "
@@ -43,7 +43,7 @@ async fn the_publications_filter_and_columns_hold_and_break_no_write() {
                 .execute(&format!("SELECT reshard_set_sharding_key('{cluster}', '{KEY}')"))
                 .await?;
         }
-        let start = format!("SELECT reshard_start('{SOURCE}', '{DESTINATION}', 'some', false)");
+        let start = format!("SELECT reshard_start('{SOURCE}', '{DESTINATION}', 'a_part', false)");
         let migration = Migration::call(&rig, &start).await?;
         migration.watch(&["replicating"], STEP).await?;
         session.execute(WRITES).await?;

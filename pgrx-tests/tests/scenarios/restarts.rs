@@ -168,7 +168,11 @@ async fn a_source_that_is_put_back_in_time_follows_its_shards() {
         );
         let refused = migration.verb("reshard_cancel").await.unwrap_err();
         assert_eq!(refused.sqlstate(), Some("55000"));
-        migration.complete(STEP).await?;
+        migration.verb("reshard_complete").await?;
+        wait_until(STEP, "the task to end", || async {
+            Ok(migration.state().await?.status == "succeeded")
+        })
+        .await?;
         for shard in &rig.shards {
             let kept = "SELECT count(*) FROM settings WHERE id = 8888";
             assert_eq!(shard.connect().await?.one::<i64>(kept).await?, 1);

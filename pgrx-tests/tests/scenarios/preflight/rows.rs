@@ -113,6 +113,19 @@ async fn every_check_of_the_schema_and_the_rows_fires_and_a_clean_database_is_cl
                 undo: "DROP PUBLICATION narrow", ..CASE
             },
             Case {
+                check: "unpublished_columns", names: "code", publication: "codeless",
+                setup: "CREATE TABLE coded (tenant_id bigint PRIMARY KEY, code text NOT NULL);; CREATE PUBLICATION codeless FOR TABLE coded (tenant_id)",
+                undo: "DROP PUBLICATION codeless;; DROP TABLE coded", ..CASE
+            },
+            Case {
+                check: "replica_identity", names: "can't be compared",
+                setup: "CREATE TABLE unequal (tenant_id bigint, document json)", undo: "DROP TABLE unequal", ..CASE
+            },
+            Case {
+                check: "replica_identity", severity: "info", names: "FULL",
+                setup: "CREATE TABLE postponed (tenant_id bigint PRIMARY KEY DEFERRABLE)", undo: "DROP TABLE postponed", ..CASE
+            },
+            Case {
                 check: "sharding_key_type", names: "hashed",
                 setup: "CREATE TABLE unhashed (tenant_id json)", undo: "DROP TABLE unhashed", ..CASE
             },
