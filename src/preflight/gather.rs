@@ -56,13 +56,12 @@ pub async fn all(facts: &mut Facts<'_>) {
 /// Keeps what the servers said, and the sessions by what they are for.
 fn sort(facts: &mut Facts<'_>, asked: Vec<(ServerState, Option<Connection>)>) -> Sessions {
     let mut out = Sessions::default();
-    let several = facts.source.size() > 1;
     for (i, (state, session)) in asked.into_iter().enumerate() {
         let is_here = matches!(&state, ServerState::Known(known) if facts.is_here(known));
         let server = &mut facts.servers[i];
         server.state = state;
         match server.side {
-            Side::Source if !several || is_here => {
+            Side::Source if is_here => {
                 out.here = session;
                 out.home = i;
             }
