@@ -42,12 +42,7 @@ impl Lease {
         let sessions = try_join_all(shards.iter().map(|shard| async move {
             let session = connect(shard, Purpose::Fence).await?;
             // A server that waits for the lock has to notice that nobody waits with it.
-            session
-                .batch(
-                    "SET client_connection_check_interval = 200; SET tcp_keepalives_idle = 5; \
-                     SET tcp_keepalives_interval = 2; SET tcp_keepalives_count = 3",
-                )
-                .await?;
+            session.batch("SET client_connection_check_interval = 200").await?;
             Ok::<_, Error>(session)
         }))
         .await?;

@@ -8,7 +8,12 @@ use crate::state::schema::Statement;
 /// qualified name with the numbers of its schema and its table.
 const LOOKUPS: &[(&str, &str)] = &[
     ("relation", "SELECT to_regclass(n.name)::oid"),
-    ("type", "SELECT to_regtype(n.name)::oid"),
+    // Not to_regtype(), which raises an error for a shell type.
+    (
+        "type",
+        "SELECT t.oid FROM pg_type AS t \
+          WHERE t.typname = e.object_name AND t.typnamespace = n.schema",
+    ),
     // All of one name: the statement's text tells them apart.
     (
         "routine",
