@@ -155,8 +155,8 @@ mod tests {
         }
     }
 
-    fn flow() -> Flow {
-        Flow::new("abc", 1, Direction::Forward, 1, ShardNo(0), ShardNo(2))
+    fn flow(direction: Direction) -> Flow {
+        Flow::new("abc", 1, direction, 1, ShardNo(0), ShardNo(2))
     }
 
     #[test]
@@ -164,16 +164,18 @@ mod tests {
         let filter =
             Filter::Hash { columns: vec!["k".into()], parent: "reshard.\"p\"".into(), shards: 4 };
         let filters = Filters::from([(1, filter)]);
-        let sql = statement(&flow(), &[table(Some("a > 1"))], &filters, ShardNo(2));
-        assert!(sql.contains(
-            "TABLE ONLY \"s\".\"T\" WHERE (pg_catalog.satisfies_hash_partition('reshard.\"p\"'\
-             ::pg_catalog.regclass, 4, 2, \"k\") AND (a > 1))"
-        ));
+        let of =
+            |direction| statement(&flow(direction), &[table(Some("a > 1"))], &filters, ShardNo(2));
+        let placed = "TABLE ONLY \"s\".\"T\" WHERE ((pg_catalog.satisfies_hash_partition(\
+                      'reshard.\"p\"'::pg_catalog.regclass, 4, 2, \"k\"))";
+        assert!(of(Direction::Forward).contains(&format!("{placed} AND (a > 1))")));
+        // On the way back all rows go that are placed there.
+        assert!(of(Direction::Reverse).contains(&format!("{placed})")));
     }
 
     #[test]
     fn an_omni_table_is_not_filtered() {
-        let sql = statement(&flow(), &[table(None)], &Filters::new(), ShardNo(2));
+        let sql = statement(&flow(Direction::Forward), &[table(None)], &Filters::new(), ShardNo(2));
         assert!(sql.contains("TABLE ONLY \"s\".\"T\" WITH"));
     }
 }
