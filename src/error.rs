@@ -67,6 +67,11 @@ pub struct Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
+    /// Whether a server can't be reached, or was lost.
+    pub fn is_absence(&self) -> bool {
+        matches!(self.kind, Kind::Unreachable | Kind::ConnectionLost)
+    }
+
     /// An error of the given kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), detail: None, hint: None }

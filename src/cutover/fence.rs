@@ -189,7 +189,7 @@ pub async fn shut_latch_again(links: &Links, side: Side) -> Result<()> {
         answers(&session, session.batch(&latch(SHUT))).await
     });
     match shut.await {
-        Err(error) if matches!(error.kind, Kind::Unreachable | Kind::ConnectionLost) => Ok(()),
+        Err(error) if error.is_absence() => Ok(()),
         outcome => outcome,
     }
 }

@@ -268,8 +268,7 @@ impl Switch<'_> {
     async fn open(&self, to: &str, epoch: i64) -> Result<()> {
         self.begin(Step::Open).await?;
         let opened = fence::open_with_flag(self.links, self.to(), self.traffic, to, epoch).await;
-        let is_away = |e: &Error| matches!(e.kind, Kind::Unreachable | Kind::ConnectionLost);
-        if opened.as_ref().err().is_none_or(is_away) {
+        if opened.as_ref().err().is_none_or(Error::is_absence) {
             // A crash that loses it is recovered from by doing it again.
             transaction_async(|| traffic::set_state(self.traffic, "open"))?;
         }

@@ -1,7 +1,9 @@
 //! A source that was put back in time: a standby that lagged when it was promoted, or a
 //! restored backup, knows nothing of a switch that the other servers know of. The flag with
 //! the highest epoch holds; it is on all of them.
-use futures::future::join_all;
+use std::time::Duration;
+
+use futures::future::try_join_all;
 
 use crate::cluster::Side;
 use crate::cutover::fence;
@@ -14,6 +16,9 @@ use crate::state::event::{self, Severity};
 use crate::state::task::{self, Phase, Task};
 use crate::state::traffic::{self, Traffic};
 use crate::worker::migration::Migration;
+
+/// How long a server may take to say what it knows.
+const ANSWER: Duration = Duration::from_secs(2);
 
 /// Where another server knows of a later switch, closes the cluster that it says is not
 /// active, takes away the flows, whose positions no longer hold, and fails the task. True
@@ -47,20 +52,22 @@ pub async fn follow(task: &Task) -> Result<bool> {
     Ok(true)
 }
 
-/// The flag with the highest epoch beyond `epoch` on any server that answers.
+/// The flag with the highest epoch beyond `epoch` on any server that answers soon: what
+/// comes next may have to let writers go. Others are asked the next time.
 async fn newest(links: &Links, name: &str, epoch: i64) -> Result<Option<Traffic>> {
-    let mut found: Option<Traffic> = None;
-    for side in [Side::Source, Side::Destination] {
-        let shards = links.cluster(side).numbers();
-        let sessions = join_all(shards.map(|shard| links.session(side, shard))).await;
-        // One that can't be reached is asked the next time.
-        for session in sessions.into_iter().flatten() {
-            let known = flag(&session, name).await?;
-            let before = found.as_ref().map_or(epoch, |f| f.epoch);
-            found = known.filter(|known| known.epoch > before).or(found);
+    let sides = [Side::Source, Side::Destination];
+    let all =
+        sides.into_iter().flat_map(|side| links.cluster(side).numbers().map(move |n| (side, n)));
+    let asked = all.map(|(side, shard)| async move {
+        let answer = async { flag(&*links.session(side, shard).await?, name).await };
+        match tokio::time::timeout(ANSWER, answer).await {
+            Err(_) => Ok(None),
+            Ok(Err(error)) if error.is_absence() => Ok(None),
+            Ok(answer) => answer,
         }
-    }
-    Ok(found)
+    });
+    let known = try_join_all(asked).await?;
+    Ok(known.into_iter().flatten().filter(|f| f.epoch > epoch).max_by_key(|f| f.epoch))
 }
 
 async fn flag(session: &Connection, name: &str) -> Result<Option<Traffic>> {
