@@ -102,6 +102,20 @@ $types$;
 COMMENT ON FUNCTION reshard.key_types(oid, name[]) IS
     'numbers of the types and collations of a table''s columns: keys with the same ones are placed in the same way';
 
+CREATE FUNCTION reshard.filter_columns(publication name, relation oid) RETURNS name[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $filter$
+    SELECT ARRAY(SELECT DISTINCT a.attname
+                   FROM pg_publication AS b
+                   JOIN pg_publication_rel AS r ON r.prpubid = b.oid AND r.prrelid = $2
+                  CROSS JOIN LATERAL regexp_matches(r.prqual::text, ':varattno (\d+)', 'g') AS v (number)
+                   JOIN pg_attribute AS a ON a.attrelid = $2 AND a.attnum = v.number[1]::int2
+                  WHERE b.pubname = $1)
+$filter$;
+COMMENT ON FUNCTION reshard.filter_columns(name, oid) IS
+    'the columns that the row filter of a table in a publication looks at';
+
 CREATE FUNCTION reshard.incomparable_columns(relation oid, column_names name[]) RETURNS name[]
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp

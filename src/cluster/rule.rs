@@ -65,6 +65,17 @@ pub fn shown(columns: &[String]) -> String {
     listed(columns, "")
 }
 
+/// Each of these names, where it comes first.
+pub fn once<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
+    let mut out = Vec::new();
+    for name in names {
+        if !out.contains(name) {
+            out.push(name.clone());
+        }
+    }
+    out
+}
+
 /// Columns as SQL, each with what goes before it.
 pub fn listed(columns: &[String], qualifier: &str) -> String {
     let all: Vec<String> = columns.iter().map(|c| format!("{qualifier}{}", ident(c))).collect();

@@ -3,15 +3,7 @@
 -- $1 task, $2 publication, $3 destination cluster.
 WITH RECURSIVE published AS (
     SELECT c.oid, c.relkind, p.attnames, p.rowfilter,
-           -- The columns in the filter's expression.
-           ARRAY(SELECT DISTINCT a.attname
-                   FROM pg_catalog.pg_publication AS b
-                   JOIN pg_catalog.pg_publication_rel AS r ON r.prpubid = b.oid AND r.prrelid = c.oid
-                  CROSS JOIN LATERAL pg_catalog.regexp_matches(
-                                         r.prqual::text, ':varattno (\d+)', 'g') AS v (number)
-                   JOIN pg_catalog.pg_attribute AS a
-                     ON a.attrelid = c.oid AND a.attnum = v.number[1]::int2
-                  WHERE b.pubname = $2) AS filter_columns
+           reshard.filter_columns($2, c.oid) AS filter_columns
       FROM pg_catalog.pg_publication_tables AS p
       JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.schemaname
       JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename

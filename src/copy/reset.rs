@@ -7,7 +7,7 @@ use futures::future::try_join_all;
 
 use crate::cluster::Cluster;
 use crate::copy::part;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Result};
 use crate::pg::xact;
 use crate::remote::{self, blockers, quote, Connection, Purpose};
 use crate::state::{self, table::Table};
@@ -112,25 +112,12 @@ impl Owner {
         }
         shard.batch("ROLLBACK").await?;
         match error.sqlstate() {
-            "55P03" => Err(locked(shard, &name).await?),
+            "55P03" => Err(blockers::error_of_table(shard, &name)
+                .await?
+                .hint("End these transactions on that server.")),
             _ => Err(error),
         }
     }
-}
-
-/// The error of a table that others hold.
-async fn locked(shard: &Connection, name: &str) -> Result<Error> {
-    let who = blockers::of_table(shard, name).await?.join("; ");
-    let error = Error::new(
-        Kind::LockNotAvailable,
-        format!("could not lock table {name} on {}", shard.label()),
-    );
-    Ok(error
-        .detail(match who.is_empty() {
-            true => "Nobody holds a lock on it any more.".to_owned(),
-            false => format!("In the way: {who}."),
-        })
-        .hint("End these transactions on that server."))
 }
 
 /// Empties tables that wait to be copied and that an extension of a shard has filled

@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::rule::once;
 use crate::cluster::{Cluster, Method, ShardingKey, ShardingRule, Side};
 use crate::error::{Error, Result};
 use crate::gucs;
@@ -493,17 +494,10 @@ impl<'a> Facts<'a> {
 
     /// The columns that row filters on the source and on the shards will look at.
     pub fn filter_columns(&self, table: &Table) -> Vec<String> {
-        let mut columns = match self.is_spread() {
-            true => table.sharding_key().map_or(Vec::new(), |key| key.columns.to_vec()),
-            false => Vec::new(),
-        };
+        let key = table.sharding_key().filter(|_| self.is_spread());
+        let key = key.into_iter().flat_map(|key| key.columns);
         let source_key = self.nodes.iter().flat_map(|nodes| nodes.key_of(table));
-        for column in source_key.chain(&table.filter_columns) {
-            if !columns.contains(column) {
-                columns.push(column.clone());
-            }
-        }
-        columns
+        once(key.chain(source_key).chain(&table.filter_columns))
     }
 
     /// Whether rows have to be spread.

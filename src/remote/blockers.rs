@@ -2,7 +2,7 @@
 //! a DBA can find and end each, prepared ones included.
 use std::time::Duration;
 
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::remote::Connection;
 
 /// The text for one holder `l`: its session, or its prepared transaction, which
@@ -61,7 +61,7 @@ pub async fn end_advisory(
 ///
 /// # Errors
 /// The server's.
-pub async fn of_table(session: &Connection, table: &str) -> Result<Vec<String>> {
+async fn of_table(session: &Connection, table: &str) -> Result<Vec<String>> {
     let sql = format!(
         "SELECT coalesce(array_agg(DISTINCT {WHO}), '{{}}') \
            FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid \
@@ -70,4 +70,20 @@ pub async fn of_table(session: &Connection, table: &str) -> Result<Vec<String>> 
             AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     );
     session.value(&sql, &[&table]).await
+}
+
+/// The 55P03 of a table that others hold, with who they are.
+///
+/// # Errors
+/// The server's.
+pub async fn error_of_table(session: &Connection, table: &str) -> Result<Error> {
+    let who = of_table(session, table).await?.join("; ");
+    let error = Error::new(
+        Kind::LockNotAvailable,
+        format!("could not lock table {table} on {}", session.label()),
+    );
+    Ok(error.detail(match who.is_empty() {
+        true => "Nobody holds a lock on it any more.".to_owned(),
+        false => format!("In the way: {who}."),
+    }))
 }

@@ -118,6 +118,21 @@ impl Links {
         .await
     }
 
+    /// The sessions on those shards of a side that can be reached; and why another can't,
+    /// if one can't.
+    pub async fn reachable(&self, side: Side) -> (Vec<Rc<Connection>>, Option<Error>) {
+        let shards = self.cluster(side).numbers();
+        let mut reached = Vec::new();
+        let mut missing = None;
+        for session in join_all(shards.map(|shard| self.session(side, shard))).await {
+            match session {
+                Ok(session) => reached.push(session),
+                Err(error) => missing = missing.or(Some(error)),
+            }
+        }
+        (reached, missing)
+    }
+
     /// Does the same on all shards of a side at the same time, whatever becomes of
     /// the others.
     ///

@@ -32,9 +32,7 @@ impl Needed {
     pub fn has(&self, class: &str, schema: Option<&str>, name: &str) -> bool {
         self.0.contains(&(class.to_owned(), schema.map(str::to_owned), name.to_owned()))
     }
-}
 
-impl Needed {
     /// Those in some schemas: class, schema and name.
     pub fn in_schemas<'n>(
         &'n self,

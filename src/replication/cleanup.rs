@@ -15,22 +15,14 @@ use crate::replication::{marker, slot, subscription};
 /// # Errors
 /// The servers'; that one can't be reached once all others are clean.
 pub async fn remove_flows(links: &Links, prefix: &str) -> Result<()> {
-    let (mut nodes, mut shards) = (Vec::new(), Vec::new());
-    let mut unreachable = None;
-    for (side, reached) in [(Side::Source, &mut nodes), (Side::Destination, &mut shards)] {
-        for number in links.cluster(side).numbers() {
-            match links.session(side, number).await {
-                Ok(session) => reached.push(session),
-                Err(error) => unreachable = unreachable.or(Some(error)),
-            }
-        }
-    }
+    let (nodes, missing_node) = links.reachable(Side::Source).await;
+    let (shards, missing_shard) = links.reachable(Side::Destination).await;
     let all = || nodes.iter().chain(&shards);
     try_join_all(all().map(|s| subscription::drop_prefix(s, prefix))).await?;
     try_join_all(all().map(|s| slot::drop_prefix(s, prefix))).await?;
     try_join_all(all().map(|s| drop_publications(s, prefix))).await?;
     try_join_all(nodes.iter().map(|s| marker::forget(s, prefix))).await?;
-    match unreachable {
+    match missing_node.or(missing_shard) {
         Some(error) => Err(error),
         None => Ok(()),
     }

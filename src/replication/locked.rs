@@ -2,7 +2,7 @@
 //! never makes the application queue behind it for long.
 use std::time::{Duration, Instant};
 
-use crate::error::{Error, Kind, Result};
+use crate::error::Result;
 use crate::gucs;
 use crate::remote::{blockers, Connection};
 
@@ -37,15 +37,8 @@ pub async fn batch(session: &Connection, table: &str, sql: &str) -> Result<()> {
             return Err(error);
         }
         if began.elapsed() > PATIENCE {
-            return Err(Error::new(
-                Kind::LockNotAvailable,
-                format!("could not lock table {table} on {}", session.label()),
-            )
-            .detail(match blockers::of_table(session, table).await?.join("; ") {
-                none if none.is_empty() => "Nobody holds a lock on it now.".to_owned(),
-                who => format!("In the way: {who}."),
-            })
-            .hint("End these sessions, then SELECT reshard_resume(...)."));
+            let error = blockers::error_of_table(session, table).await?;
+            return Err(error.hint("End these sessions, then SELECT reshard_resume(...)."));
         }
         // Others go first: as long a pause as the turn was.
         tokio::time::sleep(Duration::from_millis(turn.unsigned_abs().into())).await;

@@ -273,23 +273,6 @@ fn listed(headline: &str, differences: &[String]) -> String {
 mod tests {
     use super::*;
 
-    fn before(sql: &str, kind: &str) -> Statement {
-        Statement {
-            task_id: 1,
-            ordinal: 1,
-            step: "pre".into(),
-            kind: kind.into(),
-            schema_name: None,
-            object_name: None,
-            table_schema: None,
-            table_name: None,
-            settings: Vec::new(),
-            sql: sql.into(),
-            shown: None,
-            digest: String::new(),
-        }
-    }
-
     fn now(sql: &str) -> Planned {
         Planned { sql: sql.into(), kind: "table".into(), ..Planned::default() }
     }
@@ -314,7 +297,11 @@ mod tests {
 
     #[test]
     fn only_what_changed_on_the_source_is_looked_for() {
-        let plan = [before("A", "table"), before("B", "table"), before("R", "replica_identity")];
+        let plan = [
+            Statement::of("table", "A"),
+            Statement::of("table", "B"),
+            Statement::of("replica_identity", "R"),
+        ];
         let changes = changes(&plan, vec![now("A"), now("C")]);
         assert_eq!(changes.come.len(), 1);
         assert_eq!(changes.gone.len(), 1);

@@ -112,18 +112,11 @@ mod tests {
 
     fn inverse(kind: &str, name: &str, sql: &str) -> Option<String> {
         of(&Statement {
-            task_id: 1,
-            ordinal: 1,
-            step: "pre".into(),
-            kind: kind.into(),
             schema_name: Some("s".into()),
             object_name: Some(name.into()),
             table_schema: Some("s".into()),
             table_name: Some("t".into()),
-            settings: Vec::new(),
-            sql: sql.into(),
-            shown: None,
-            digest: String::new(),
+            ..Statement::of(kind, sql)
         })
     }
 

@@ -198,18 +198,9 @@ mod tests {
 
     fn statement(kind: &str, sql: &str) -> Statement {
         Statement {
-            task_id: 1,
-            ordinal: 1,
-            step: "pre".into(),
-            kind: kind.into(),
             schema_name: Some("s".into()),
             object_name: Some("x".into()),
-            table_schema: None,
-            table_name: None,
-            settings: Vec::new(),
-            sql: sql.into(),
-            shown: None,
-            digest: String::new(),
+            ..Statement::of(kind, sql)
         }
     }
 

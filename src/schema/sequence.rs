@@ -108,20 +108,7 @@ mod tests {
 
     #[test]
     fn views_are_filled_in_transactions_of_their_own() {
-        let of = |kind: &str| Statement {
-            task_id: 1,
-            ordinal: 1,
-            step: "rest".into(),
-            kind: kind.into(),
-            schema_name: None,
-            object_name: None,
-            table_schema: None,
-            table_name: None,
-            settings: Vec::new(),
-            sql: String::new(),
-            shown: None,
-            digest: String::new(),
-        };
+        let of = |kind: &str| Statement::of(kind, "");
         let all = ["grant", "owner", "refresh", "refresh", "grant"].map(of);
         let sizes: Vec<usize> = groups(&all).map(<[Statement]>::len).collect();
         assert_eq!(sizes, [2, 1, 1, 1]);

@@ -352,20 +352,8 @@ mod tests {
     use super::*;
 
     fn statement(settings: &[&str]) -> Statement {
-        Statement {
-            task_id: 1,
-            ordinal: 1,
-            step: "pre".into(),
-            kind: "table".into(),
-            schema_name: None,
-            object_name: None,
-            table_schema: None,
-            table_name: None,
-            settings: settings.iter().map(|s| (*s).to_owned()).collect(),
-            sql: "CREATE TABLE t ()".into(),
-            shown: None,
-            digest: String::new(),
-        }
+        let settings = settings.iter().map(|s| (*s).to_owned()).collect();
+        Statement { settings, ..Statement::of("table", "CREATE TABLE t ()") }
     }
 
     #[test]

@@ -34,6 +34,27 @@ pub struct Statement {
     pub digest: String,
 }
 
+#[cfg(test)]
+impl Statement {
+    /// One of a kind, of a task, about no object that is named.
+    pub fn of(kind: &str, sql: &str) -> Self {
+        Self {
+            task_id: 1,
+            ordinal: 1,
+            step: "pre".into(),
+            kind: kind.into(),
+            schema_name: None,
+            object_name: None,
+            table_schema: None,
+            table_name: None,
+            settings: Vec::new(),
+            sql: sql.into(),
+            shown: None,
+            digest: String::new(),
+        }
+    }
+}
+
 impl Statement {
     /// Whether it changes what every database begins with, and what no DROP takes back:
     /// schema `public`, default privileges.

@@ -1,6 +1,7 @@
 //! Tables of a migration: every leaf and ordinary table that moves.
 use serde::Deserialize;
 
+use crate::cluster::rule::once;
 use crate::cluster::{Method, ShardNo, ShardingKey, Side};
 use crate::error::Result;
 use crate::pg::db::{self, Arg};
@@ -85,17 +86,6 @@ impl Table {
     pub fn is_copied(&self) -> bool {
         matches!(self.status.as_str(), "copied" | "ready")
     }
-}
-
-/// Each of these names, where it comes first.
-fn once<'a>(names: impl Iterator<Item = &'a String>) -> Vec<String> {
-    let mut out = Vec::new();
-    for name in names {
-        if !out.contains(name) {
-            out.push(name.clone());
-        }
-    }
-    out
 }
 
 /// All tables of a migration.

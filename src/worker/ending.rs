@@ -129,7 +129,8 @@ async fn truncate(session: &Connection, tables: &[String]) -> Result<()> {
         )
         .detail(error.detail.unwrap_or(error.message))
         .hint(
-            "Tables that are not part of the migration refer to them there: empty those or drop              their foreign keys, then cancel again.",
+            "Tables that are not part of the migration refer to them there: empty those or drop \
+             their foreign keys, then cancel again.",
         )),
         outcome => outcome,
     }
@@ -141,14 +142,7 @@ async fn clean(migration: &Migration, completed: bool) -> Result<()> {
     let links = &migration.links;
     let prefix = migration.prefix();
     let tables = migration.tables()?;
-    let mut nodes = Vec::new();
-    let mut unreachable = None;
-    for shard in links.cluster(Side::Source).numbers() {
-        match links.session(Side::Source, shard).await {
-            Ok(session) => nodes.push(session),
-            Err(error) => unreachable = unreachable.or(Some(error)),
-        }
-    }
+    let (nodes, missing) = links.reachable(Side::Source).await;
     for session in &nodes {
         copy::end_backends(session).await?;
         // One that still waits for its slot would make it when nobody wants it any more.
@@ -160,11 +154,7 @@ async fn clean(migration: &Migration, completed: bool) -> Result<()> {
         cleanup::drop_placements(&session).await?;
         join::leave(&session, &migration.token, migration.id()).await?;
     }
-    match unreachable {
-        Some(error) => Err(error),
-        None => removed,
-    }
-    .context("could not clean up on every server")?;
+    missing.map_or(removed, Err).context("could not clean up on every server")?;
     for (_, session) in links.sessions(Side::Destination).await? {
         settle::restore(&session, &tables, false).await?;
         if completed {
