@@ -36,7 +36,9 @@ TOOLS := --release --package reshard-scenarios --package reshard-schema --packag
 EXTENSION := --release --package reshard --no-default-features --features pg$(PG)
 
 PGRX_PG_CONFIG_PATH := $(PG_CONFIG)
-export PG_CONFIG PGRX_PG_CONFIG_PATH
+# A scenario that fails ends with what it saw.
+RUST_BACKTRACE := 0
+export PG_CONFIG PGRX_PG_CONFIG_PATH RUST_BACKTRACE
 
 INSTALL := cargo pgrx install $(EXTENSION) $(if $(SUDO),--sudo) --pg-config $(PG_CONFIG)
 TESTS := cargo test $(TOOLS) --lib --bins --tests --

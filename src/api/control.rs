@@ -4,11 +4,12 @@ use pgrx::JsonB;
 
 use crate::api::admin;
 use crate::api::argument::given;
+use crate::api::foreseen;
 use crate::error::{Error, Result};
 use crate::pg::db::{self, Arg};
 use crate::pg::report::or_raise;
 use crate::pg::shmem;
-use crate::state::intent::{self, Args, Verb};
+use crate::state::intent::{self, Args, Intent, Verb};
 use crate::state::task::{self, Phase, Status, Task, Type};
 use crate::state::{traffic, verification};
 
@@ -69,7 +70,7 @@ fn cutover(id: Option<i64>, args: &Args) -> Result<i64> {
         }
         None => {
             let root = only_migration()?;
-            let forward = root.phase != Phase::Switched;
+            let forward = goes_forth(&root)?;
             let (from, to) = match forward {
                 true => (&root.source, &root.destination),
                 false => (&root.destination, &root.source),
@@ -80,6 +81,17 @@ fn cutover(id: Option<i64>, args: &Args) -> Result<i64> {
     };
     let verb = if forward { Verb::Cutover } else { Verb::Rollback };
     ask_switch(&root, verb, args)
+}
+
+/// Which way a cutover of the one live flow goes. One that is asked for twice is not two.
+fn goes_forth(root: &Task) -> Result<bool> {
+    let asked = intent::waiting(root.id)?;
+    let way = |asked: &Intent| match asked.verb {
+        Verb::Cutover if !asked.args.dry_run => Some(true),
+        Verb::Rollback => Some(false),
+        _ => None,
+    };
+    Ok(asked.iter().rev().find_map(way).unwrap_or(root.phase != Phase::Switched))
 }
 
 /// Makes the source active again, without loss; it can be cut over again.
@@ -114,25 +126,31 @@ fn only_migration() -> Result<Task> {
 fn ask_switch(root: &Task, verb: Verb, args: &Args) -> Result<i64> {
     let id = root.id;
     require_migration(root)?;
-    let target = match verb {
-        Verb::Rollback => &root.source,
-        _ => &root.destination,
+    if is_asked(id, verb, args)? {
+        return Ok(id);
+    }
+    let task = foreseen::of(root.clone())?;
+    let (target, is_active, possible) = match verb {
+        Verb::Rollback => (
+            &task.source,
+            task.phase < Phase::Cutover || task.phase == Phase::RolledBack,
+            matches!(task.phase, Phase::Switched | Phase::Cutover),
+        ),
+        _ => (
+            &task.destination,
+            matches!(task.phase, Phase::Switched | Phase::Complete),
+            matches!(task.phase, Phase::Replicating | Phase::RolledBack | Phase::Cutover),
+        ),
     };
-    let active = traffic::find(&root.source)?
-        .map_or_else(|| root.source.clone(), |flag| flag.active_cluster);
-    if &active == target && root.phase != Phase::Cutover {
+    if is_active {
         notice!("cluster \"{target}\" is active already");
         return Ok(id);
     }
-    require_running(root)?;
-    let possible = match verb {
-        Verb::Rollback => matches!(root.phase, Phase::Switched | Phase::Cutover),
-        _ => matches!(root.phase, Phase::Replicating | Phase::RolledBack | Phase::Cutover),
-    };
+    require_running(&task)?;
     if !possible {
         return Err(Error::state(format!(
             "task {id} can't be switched in phase {}",
-            root.phase.as_str()
+            task.phase.as_str()
         ))
         .hint(format!("Wait for it: SELECT reshard_wait({id}, 'replicating');")));
     }
@@ -155,14 +173,18 @@ fn reshard_complete(task_id: Option<i64>) -> i64 {
             notice!("task {} is complete already", root.id);
             return Ok(root.id);
         }
-        if root.status == Status::Cancelled {
+        if is_asked(root.id, Verb::Complete, &Args::default())? {
+            return Ok(root.id);
+        }
+        let task = foreseen::of(root.clone())?;
+        if task.status == Status::Cancelled {
             return Err(Error::state(format!("task {} was cancelled", root.id)));
         }
-        if !matches!(root.phase, Phase::Switched | Phase::Complete | Phase::Cutover) {
+        if !matches!(task.phase, Phase::Switched | Phase::Complete | Phase::Cutover) {
             return Err(Error::state(format!(
                 "task {} can't be completed in phase {}",
                 root.id,
-                root.phase.as_str()
+                task.phase.as_str()
             ))
             .hint(format!(
                 "Switch first: SELECT reshard_cutover({0}); or give up: SELECT reshard_cancel({0});",
@@ -188,7 +210,12 @@ fn reshard_cancel(task_id: Option<i64>) -> i64 {
             notice!("task {} has ended already: {}", root.id, root.status.as_str());
             return Ok(root.id);
         }
-        if matches!(root.phase, Phase::Switched | Phase::Complete) {
+        if is_asked(root.id, Verb::Cancel, &Args::default())? {
+            return Ok(root.id);
+        }
+        // A switch that is only asked for may yet come to nothing.
+        let after_switch = |phase| matches!(phase, Phase::Switched | Phase::Complete);
+        if after_switch(root.phase) && after_switch(foreseen::of(root.clone())?.phase) {
             return Err(Error::state(format!(
                 "task {} can't be cancelled after the switch",
                 root.id
@@ -212,7 +239,7 @@ fn reshard_cancel(task_id: Option<i64>) -> i64 {
 fn reshard_stop_task(task_id: Option<i64>) -> i64 {
     let task_id = given(task_id, "task_id");
     or_raise(admin::require_workers().and_then(|()| {
-        let root = task::load_root(task_id)?;
+        let root = foreseen::of(task::load_root(task_id)?)?;
         if root.status.is_final() || root.stopped {
             notice!("task {} does not run", root.id);
             return Ok(root.id);
@@ -246,7 +273,7 @@ fn reshard_resume(task_id: Option<i64>) -> i64 {
             shmem::wake_after_commit();
             return Ok(root.id);
         }
-        if !intent::pending(root.id, Verb::Stop, &Args::default())? {
+        if !foreseen::of(root.clone())?.stopped {
             notice!("task {} runs already", root.id);
             return Ok(root.id);
         }
@@ -314,10 +341,18 @@ fn require_running(root: &Task) -> Result<()> {
     }
 }
 
-fn ask(id: i64, verb: Verb, args: &Args) -> Result<()> {
-    if !intent::pending(id, verb, args)? {
-        intent::insert(id, verb, args)?;
+/// Whether the same is the last that was asked of a task and waits for a worker; says so.
+fn is_asked(id: i64, verb: Verb, args: &Args) -> Result<bool> {
+    let same =
+        intent::waiting(id)?.pop().is_some_and(|last| last.verb == verb && &last.args == args);
+    if same {
+        notice!("task {id} was asked for this already");
     }
+    Ok(same)
+}
+
+fn ask(id: i64, verb: Verb, args: &Args) -> Result<()> {
+    intent::insert(id, verb, args)?;
     shmem::wake_after_commit();
     Ok(())
 }

@@ -4,6 +4,7 @@ mod admin;
 mod argument;
 mod control;
 mod ddl;
+mod foreseen;
 mod mapping;
 mod node;
 mod placement;

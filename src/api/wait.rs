@@ -51,11 +51,17 @@ fn wait_for(id: i64, until: &str, timeout: Option<Interval>) -> Result<String> {
     let began = Instant::now();
     let _no_build_waits_for_us = IndexSafe::begin();
     loop {
-        let task = with_new_snapshot(|| task::load(id))?;
-        if reached(&task, target) {
+        let (task, is_there) = with_new_snapshot(|| {
+            let (task, is_settled) = (task::load(id)?, !wait::has_intents(id)?);
+            let is_there = reached(&task, target, is_settled);
+            if !is_there {
+                refuse_hopeless(&task, target, is_settled)?;
+            }
+            Ok((task, is_there))
+        })?;
+        if is_there {
             return Ok(task.phase.as_str().to_owned());
         }
-        with_new_snapshot(|| refuse_hopeless(&task, target))?;
         if limit.is_some_and(|limit| began.elapsed() > limit) {
             return Err(Error::new(
                 Kind::Cancelled,
@@ -79,23 +85,26 @@ fn duration(interval: Interval) -> Result<Duration> {
         .map_err(|_| Error::argument("timeout must not be negative"))
 }
 
-/// Whether the task is where the caller waits for.
-fn reached(task: &Task, target: Option<Phase>) -> bool {
+/// Whether the task is where the caller waits for; settled is one that nothing was asked
+/// of that it has not done yet.
+fn reached(task: &Task, target: Option<Phase>, is_settled: bool) -> bool {
     let Some(target) = target else { return task.status == Status::Succeeded };
     if task.status == Status::Pending {
         return false;
     }
     match target {
-        // Places that a task comes back to: only being there counts.
-        Phase::Switched => matches!(task.phase, Phase::Switched | Phase::Complete),
-        Phase::RolledBack | Phase::Cutover => task.phase == target,
+        // Places that a task comes back to: only being there counts, and only where it
+        // isn't asked away already.
+        Phase::Switched => is_settled && matches!(task.phase, Phase::Switched | Phase::Complete),
+        Phase::RolledBack => is_settled && task.phase == target,
+        Phase::Cutover => task.phase == target,
         Phase::Replicating => task.phase >= target && task.phase != Phase::Cutover,
         _ => task.phase >= target,
     }
 }
 
 /// Raises the error of a task that won't get there.
-fn refuse_hopeless(task: &Task, target: Option<Phase>) -> Result<()> {
+fn refuse_hopeless(task: &Task, target: Option<Phase>, is_settled: bool) -> Result<()> {
     let id = task.id;
     match task.status {
         Status::Failed => {
@@ -114,6 +123,14 @@ fn refuse_hopeless(task: &Task, target: Option<Phase>) -> Result<()> {
         }
         Status::Pending | Status::Running => {}
     }
+    // An end that was asked for and refused: nothing more would come.
+    if target.is_none() && is_settled && task.phase != Phase::Complete {
+        if let Some(error) = wait::refused_end(id)? {
+            return Err(
+                Error::state(format!("task {id} did not end as it was asked to")).detail(error)
+            );
+        }
+    }
     // A switch that was asked for and aborted: the one who waits for it must know.
     let wants_switch = matches!(target, Some(Phase::Switched | Phase::RolledBack));
     if !wants_switch || !task.kind.is_migration() || task.kind == Type::Cutover {
@@ -122,7 +139,7 @@ fn refuse_hopeless(task: &Task, target: Option<Phase>) -> Result<()> {
     if task.options.auto_cutover && task.phase < Phase::Cutover {
         return Ok(());
     }
-    let settled = task.phase.is_flowing() && !wait::has_intents(id)?;
+    let settled = task.phase.is_flowing() && is_settled;
     if let (true, Some(last)) = (settled, cutover::latest(id)?) {
         if last.status == "aborted" {
             return Err(Error {

@@ -38,7 +38,7 @@ impl Verb {
 }
 
 /// Further choices of one call.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Args {
     /// Check everything, switch nothing.
     #[serde(default)]
@@ -68,22 +68,18 @@ pub fn insert(task: i64, verb: Verb, args: &Args) -> Result<()> {
     .map(|_| ())
 }
 
-/// The oldest intent on a task that no worker has acted on.
-pub fn next(task: i64) -> Result<Option<Intent>> {
-    db::row(
+/// The intents on a task that no worker has acted on, in order.
+pub fn waiting(task: i64) -> Result<Vec<Intent>> {
+    db::rows(
         "SELECT pg_catalog.to_jsonb(i) FROM reshard.intent AS i \
-          WHERE i.task_id = $1 AND i.handled_at IS NULL ORDER BY i.id LIMIT 1",
+          WHERE i.task_id = $1 AND i.handled_at IS NULL ORDER BY i.id",
         &[Arg::I64(task)],
     )
 }
 
-/// Whether the same was asked of a task already and no worker has acted on it.
-pub fn pending(task: i64, verb: Verb, args: &Args) -> Result<bool> {
-    db::truth(
-        "SELECT true FROM reshard.intent \
-          WHERE task_id = $1 AND verb = $2 AND args = $3 AND handled_at IS NULL",
-        &[Arg::I64(task), Arg::Text(verb.as_str()), Arg::Json(serde_json::to_value(args)?)],
-    )
+/// The oldest of them.
+pub fn next(task: i64) -> Result<Option<Intent>> {
+    Ok(waiting(task)?.into_iter().next())
 }
 
 /// Tasks that have intents which no worker has acted on.

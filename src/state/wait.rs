@@ -16,6 +16,16 @@ pub fn has_intents(task: i64) -> Result<bool> {
     )
 }
 
+/// Why a task did not end, where that is what was asked of it last.
+pub fn refused_end(task: i64) -> Result<Option<String>> {
+    db::row(
+        "SELECT pg_catalog.to_jsonb(i.error) FROM reshard.intent AS i \
+          WHERE i.id = (SELECT pg_catalog.max(l.id) FROM reshard.intent AS l WHERE l.task_id = $1) \
+            AND i.verb IN ('complete', 'cancel') AND i.error IS NOT NULL",
+        &[Arg::I64(task)],
+    )
+}
+
 /// Whether the current transaction itself, in a subtransaction maybe, has made or changed
 /// the task, or has asked something of it that waits for a worker.
 pub fn is_own(task: i64) -> Result<bool> {

@@ -171,3 +171,33 @@ async fn second_start(rig: &Arc<Rig>, first: &Session, second: Session) -> Resul
     assert_eq!(rig.source.connect().await?.one::<i64>(live).await?, 1);
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn verbs_that_are_asked_for_one_after_the_other_are_done_in_that_order() {
+    with_extension(1, |rig| async move {
+        application(&rig, 200).await?;
+        let session = rig.source.connect().await?;
+        let migration = Migration::call(&rig, &start()).await?;
+        migration.watch(&["replicating"], STEP).await?;
+        let ask = |verb: &str| format!("SELECT reshard_{verb}({});", migration.id);
+        // Each is judged by what the ones before it will have made.
+        session.execute(&["cutover", "rollback", "cutover"].map(ask).concat()).await?;
+        let wait = |until: &str| format!("SELECT reshard_wait({}, '{until}', '90s')", migration.id);
+        assert_eq!(session.one::<String>(&wait("switched")).await?, "switched");
+        let switches =
+            "SELECT count(DISTINCT cutover_id) FROM reshard.cutovers WHERE status = 'succeeded'";
+        assert_eq!(session.one::<i64>(switches).await?, 3);
+
+        session.execute("BEGIN").await?;
+        session.execute(&ask("rollback")).await?;
+        let refused = session.execute(&ask("complete")).await.unwrap_err();
+        assert_eq!(refused.sqlstate(), Some("55000"), "{refused}");
+        assert!(refused.to_string().contains("rolled_back"), "{refused}");
+        session.execute("ROLLBACK").await?;
+
+        session.execute(&["stop_task", "resume", "complete"].map(ask).concat()).await?;
+        assert_eq!(session.one::<String>(&wait("done")).await?, "complete");
+        Ok(())
+    })
+    .await;
+}

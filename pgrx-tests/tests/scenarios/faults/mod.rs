@@ -43,7 +43,9 @@ async fn run_all(stage: &Stage, mut cases: Vec<Case>) -> Result<()> {
             Ok(row) => println!("{number:<4} {case}  {row}"),
             Err(error) => {
                 println!("{number:<4} {case}  FAILED: {error}");
-                return Err(Error::Unexpected(format!("case {number} of {all} failed: {case}")));
+                return Err(Error::Unexpected(format!(
+                    "case {number} of {all} failed: {case}: {error}"
+                )));
             }
         }
     }
