@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use reshard_scenarios::migration::traffic;
-use reshard_scenarios::wait::wait_until;
-use reshard_scenarios::{Result, Rig, Session};
+use reshard_scenarios::wait::{wait_for, wait_until, Seen};
+use reshard_scenarios::{Error, Result, Rig, Session};
 
 use super::stage::Way;
 
@@ -65,6 +65,15 @@ pub enum Hold {
     StopFlow,
 }
 
+impl Hold {
+    fn step(self) -> String {
+        match self {
+            Hold::StopFlow => "stop_flow".to_owned(),
+            other => format!("{other:?}").to_lowercase(),
+        }
+    }
+}
+
 /// Where a fault strikes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
@@ -78,7 +87,7 @@ impl fmt::Display for Moment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Moment::Failpoint(point) => f.pad(point),
-            Moment::Held(hold) => f.pad(&format!("{hold:?}").to_lowercase()),
+            Moment::Held(hold) => f.pad(&hold.step()),
         }
     }
 }
@@ -142,17 +151,28 @@ pub async fn at_failpoint(rig: &Rig) -> Result<Reached> {
     Ok(Reached::File(hit(rig)))
 }
 
-/// Asks for a cutover and holds it up at a step.
+/// Asks for a cutover and holds it up at a step. Its limits are short: on a busy machine
+/// one is called off before it comes there, and another is asked for.
 pub async fn held(rig: &Rig, hold: Hold, way: Way, ask: &str) -> Result<Reached> {
+    for _ in 0..5 {
+        if let Some(reached) = hold_up(rig, hold, way, ask).await? {
+            return Ok(reached);
+        }
+        forget_pooler(rig).await?;
+    }
+    Err(Error::Unexpected(format!("no cutover came to step {}", hold.step())))
+}
+
+async fn hold_up(rig: &Rig, hold: Hold, way: Way, ask: &str) -> Result<Option<Reached>> {
     let source = rig.source.connect().await?;
     source.execute(&format!("SELECT reshard_pooler_ack('{POOLER}', 0, 'open')")).await?;
     source.execute(ask).await?;
-    wait_until(COME_BY, "the announcement of the pause", || async {
-        Ok(traffic(&source).await?.state == "paused")
-    })
-    .await?;
+    let announced = "SELECT count(*) FROM reshard.traffic WHERE state = 'paused'";
+    if !comes_to(&source, &source, announced, "the announcement of the pause").await? {
+        return Ok(None);
+    }
     if hold == Hold::Pause {
-        return Ok(Reached::Pooler);
+        return Ok(Some(Reached::Pooler));
     }
     let (old, new) = match way {
         Way::Forth => (&rig.source, &rig.shards[1]),
@@ -166,31 +186,34 @@ pub async fn held(rig: &Rig, hold: Hold, way: Way, ask: &str) -> Result<Reached>
         Hold::StopFlow => (new, "LOCK TABLE pg_catalog.pg_subscription IN SHARE MODE"),
         Hold::Pause => unreachable!("has no lock"),
     };
-    let session = server.connect().await?;
+    let (session, watcher) = (server.connect().await?, server.connect().await?);
     session.execute(&format!("BEGIN; {lock}")).await?;
     let epoch = traffic(&source).await?.epoch;
     source.execute(&format!("SELECT reshard_pooler_ack('{POOLER}', {epoch}, 'paused')")).await?;
-    let step = match hold {
-        Hold::StopFlow => "stop_flow".to_owned(),
-        other => format!("{other:?}").to_lowercase(),
-    };
     // What waits there, and for what, differs: the server itself says that it does.
-    wait_until(COME_BY, format!("the cutover to wait in step {step}"), || async {
-        let waiting: i64 =
-            server.connect().await?.one("SELECT count(*) FROM pg_locks WHERE NOT granted").await?;
-        Ok(waiting > 0)
-    })
-    .await?;
-    forget_pooler_later(rig, hold).await?;
-    Ok(Reached::Sessions(vec![session]))
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    let what = format!("the cutover to wait in step {}", hold.step());
+    if !comes_to(&source, &watcher, waiting, &what).await? {
+        return Ok(None);
+    }
+    // The pooler is gone before the fault: it must not hold up the next cutover.
+    forget_pooler(rig).await?;
+    Ok(Some(Reached::Sessions(vec![session])))
 }
 
-/// The pooler is gone before the fault: it must not hold up the next cutover.
-async fn forget_pooler_later(rig: &Rig, hold: Hold) -> Result<()> {
-    match hold {
-        Hold::Pause => Ok(()),
-        _ => forget_pooler(rig).await,
-    }
+/// Waits until a server counts any; false where the cutover has ended before.
+async fn comes_to(source: &Session, server: &Session, asked: &str, what: &str) -> Result<bool> {
+    wait_for(COME_BY, what, || async {
+        if server.one::<i64>(asked).await? > 0 {
+            return Ok(Seen::Done(true));
+        }
+        let to_do = "SELECT count(*) FROM reshard.intent WHERE handled_at IS NULL";
+        Ok(match source.one::<i64>(to_do).await? {
+            0 => Seen::Done(false),
+            _ => Seen::NotYet("no".to_owned()),
+        })
+    })
+    .await
 }
 
 /// Leaves nothing behind for the next case.
