@@ -3,13 +3,15 @@ use std::fmt;
 use std::future::Future;
 use std::time::Duration;
 
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{Host, SslMode};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, NoTls, Row, SimpleQueryMessage};
+use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use crate::error::{Error, Kind, Result};
 use crate::remote::conninfo::Conninfo;
 use crate::remote::quote::ident;
+use crate::remote::tls;
 
 /// How long a connection may take to come up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -156,10 +158,45 @@ fn address(config: &tokio_postgres::Config) -> String {
     format!("Host \"{}\", port {port},", hosts.join(","))
 }
 
+/// Logs in the ways that the connection string allows, one after the other, as libpq does:
+/// with TLS, then without.
+pub(super) async fn log_in<T, Fut>(
+    endpoint: &Endpoint,
+    connect: impl Fn(SslMode) -> Fut,
+) -> Result<T>
+where
+    Fut: Future<Output = Result<std::result::Result<T, tokio_postgres::Error>>>,
+{
+    let mut modes = tls::attempts(&endpoint.conninfo)?.iter();
+    loop {
+        let Some(mode) = modes.next() else {
+            return Err(Error::internal(format!("no way to connect to {endpoint} is left")));
+        };
+        match connect(*mode).await? {
+            Ok(connected) => return Ok(connected),
+            Err(error) if plain_may_do(&error) && modes.len() > 0 => {}
+            Err(error) => return Err(connect_error(&endpoint.to_string(), &error)),
+        }
+    }
+}
+
+/// Whether a server that refuses a login may take it without TLS: pg_hba.conf tells the two
+/// kinds of connections apart.
+fn plain_may_do(error: &tokio_postgres::Error) -> bool {
+    is_about_tls(error) || error.code() == Some(&SqlState::INVALID_AUTHORIZATION_SPECIFICATION)
+}
+
+fn is_about_tls(error: &tokio_postgres::Error) -> bool {
+    error.to_string().starts_with("error performing TLS handshake")
+}
+
 async fn open(endpoint: &Endpoint, config: &tokio_postgres::Config) -> Result<Connection> {
     let label = endpoint.to_string();
-    let (client, connection) =
-        config.connect(NoTls).await.map_err(|error| connect_error(&label, &error))?;
+    let connector = &tls::connector(&endpoint.conninfo)?;
+    let (client, connection) = log_in(endpoint, |mode| async move {
+        Ok(config.clone().ssl_mode(mode).connect(connector.clone()).await)
+    })
+    .await?;
     // Reported by every server at the start of a session.
     let unprivileged = connection.parameter("is_superuser") == Some("off");
     let driver = tokio::spawn(async move {
@@ -347,7 +384,7 @@ fn no_superuser(endpoint: &Endpoint, role: Option<&str>) -> Error {
 }
 
 /// What went wrong while connecting.
-pub(super) fn connect_error(label: &str, error: &tokio_postgres::Error) -> Error {
+fn connect_error(label: &str, error: &tokio_postgres::Error) -> Error {
     if let Some(db) = error.as_db_error() {
         let hint = match db.code().code() {
             "28P01" | "28000" => "Check user, password and pg_hba.conf of that server.",
@@ -364,9 +401,13 @@ pub(super) fn connect_error(label: &str, error: &tokio_postgres::Error) -> Error
     }
     let cause =
         std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
+    let hint = match is_about_tls(error) {
+        true => "Check sslmode, sslrootcert and the other keywords of TLS in its connection string, and ssl in its postgresql.conf.",
+        false => "Check host and port, that the server runs, and that it listens on that address.",
+    };
     Error::new(Kind::Unreachable, format!("could not connect to {label}"))
         .detail(format!("{}.", sentence(&cause)))
-        .hint("Check host and port, that the server runs, and that it listens on that address.")
+        .hint(hint)
 }
 
 /// What a statement on another server failed with.

@@ -7,8 +7,8 @@ use std::fmt;
 
 use crate::error::{Error, Result};
 
-/// Keywords that are passed to tokio-postgres; the others are libpq's own and
-/// only travel in the connection string of subscriptions.
+/// Keywords that are passed to tokio-postgres; those of TLS are for
+/// [`crate::remote::tls`], the others only travel in the connection string of subscriptions.
 const CLIENT_KEYWORDS: &[&str] = &[
     "user",
     "password",
@@ -17,7 +17,7 @@ const CLIENT_KEYWORDS: &[&str] = &[
     "hostaddr",
     "port",
     "options",
-    "sslmode",
+    "sslnegotiation",
     "target_session_attrs",
     "channel_binding",
 ];
@@ -51,7 +51,7 @@ const LIBPQ_KEYWORDS: &[&str] = &[
     "sslcrl",
     "sslcrldir",
     "sslkey",
-    "sslnegotiation",
+    "sslmode",
     "sslrootcert",
     "sslsni",
     "tcp_user_timeout",
@@ -88,7 +88,7 @@ impl Conninfo {
         if let Some(keyword) = UNKEPT_SECRETS.iter().find(|k| map.contains_key(**k)) {
             return Err(Error::argument("connection string holds a secret besides the password")
                 .detail(format!("Keyword \"{keyword}\" can't be kept secret."))
-                .hint("Leave it out: reshard connects without TLS, with a password."));
+                .hint("Leave it out: a role logs in with a password, or with a key that has no passphrase."));
         }
         let is_known = |key: &String| {
             [CLIENT_KEYWORDS, LIBPQ_KEYWORDS].iter().any(|k| k.contains(&key.as_str()))
@@ -135,19 +135,10 @@ impl Conninfo {
     /// The configuration for tokio-postgres.
     ///
     /// # Errors
-    /// 22023 where it lacks a host or holds a value that can't be read; 0A000
-    /// where it asks for TLS.
+    /// 22023 where it lacks a host or holds a value that can't be read.
     pub fn to_config(&self) -> Result<tokio_postgres::Config> {
-        if let Some(mode @ ("require" | "verify-ca" | "verify-full")) = self.get("sslmode") {
-            return Err(Error::new(
-                crate::error::Kind::Unsupported,
-                format!("connections with sslmode \"{mode}\" are not supported"),
-            )
-            .detail("This version of reshard connects to shards without TLS.")
-            .hint("Use a private network or a tunnel, and leave sslmode out."));
-        }
         let known = self.0.iter().filter(|(k, _)| CLIENT_KEYWORDS.contains(&k.as_str()));
-        let text = render(known.filter(|(k, _)| k.as_str() != "sslmode"));
+        let text = render(known);
         text.parse::<tokio_postgres::Config>().map_err(|error| {
             // The error's own text may quote a value; its source names the cause.
             let cause = std::error::Error::source(&error)

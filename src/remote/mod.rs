@@ -9,6 +9,7 @@ pub mod partition_key;
 pub mod quote;
 pub mod reach;
 pub mod replication;
+mod tls;
 
 pub use connection::{connect, end_sessions, Connection, Endpoint, Purpose};
 pub use conninfo::Conninfo;

@@ -3,8 +3,8 @@
 //! section "Streaming Replication Protocol").
 //!
 //! tokio-postgres has no setting for `replication=database`, so the startup
-//! packet gets that parameter on its way out. Everything else, authentication
-//! included, is tokio-postgres' own.
+//! packet gets that parameter on its way out: into TLS, where the connection has it.
+//! Everything else, authentication included, is tokio-postgres' own.
 use std::io;
 use std::pin::Pin;
 use std::task::{Context as TaskContext, Poll};
@@ -13,10 +13,11 @@ use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_postgres::config::Host;
-use tokio_postgres::NoTls;
+use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsStream};
 
 use crate::error::{Error, Kind, Result};
-use crate::remote::connection::{config, connect_error, in_time, Connection, Endpoint, Purpose};
+use crate::remote::connection::{config, in_time, log_in, Connection, Endpoint, Purpose};
+use crate::remote::tls;
 
 /// Opens a session that speaks the replication commands of its database.
 ///
@@ -24,22 +25,34 @@ use crate::remote::connection::{config, connect_error, in_time, Connection, Endp
 /// As [`crate::remote::connect`].
 pub async fn connect(endpoint: &Endpoint, purpose: Purpose) -> Result<Connection> {
     let config = config(endpoint, purpose)?;
-    in_time(endpoint, &config, open(&config, endpoint.to_string())).await
+    in_time(endpoint, &config, open(endpoint, &config)).await
 }
 
-async fn open(config: &tokio_postgres::Config, label: String) -> Result<Connection> {
-    let stream = open_stream(config, &label).await?;
-    let patched = StartupPatch { stream, pending: None, started: false };
-    let (client, connection) =
-        config.connect_raw(patched, NoTls).await.map_err(|error| connect_error(&label, &error))?;
+async fn open(endpoint: &Endpoint, config: &tokio_postgres::Config) -> Result<Connection> {
+    let label = &endpoint.to_string();
+    let connector = &tls::connector(&endpoint.conninfo)?;
+    let host = match config.get_hosts().first() {
+        Some(Host::Tcp(name)) => name.as_str(),
+        _ => "",
+    };
+    let (client, connection) = log_in(endpoint, |mode| async move {
+        let mut connector = connector.clone();
+        let tls = MakeTlsConnect::<StartupPatch<Stream>>::make_tls_connect(&mut connector, host)
+            .map_err(tls::internal)?;
+        let stream = StartupPatch::new(open_stream(config, label).await?);
+        let mut config = config.clone();
+        Ok(config.ssl_mode(mode).connect_raw(stream, tls::Replicating(tls)).await)
+    })
+    .await?;
     let driver = tokio::spawn(async move {
         drop(connection.await);
     });
-    Ok(Connection::from_parts(client, label, driver))
+    Ok(Connection::from_parts(client, label.clone(), driver))
 }
 
 /// Either kind of socket.
-enum Stream {
+#[derive(Debug)]
+pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -66,15 +79,67 @@ async fn open_stream(config: &tokio_postgres::Config, label: &str) -> Result<Str
     })
 }
 
-/// Adds `replication=database` to the first message that is written.
-struct StartupPatch {
-    stream: Stream,
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut TaskContext<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_flush(cx),
+            Self::Unix(s) => Pin::new(s).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}
+
+/// Adds `replication=database` to the startup packet, wherever that is written: to this
+/// stream, or into the TLS that begins on it.
+#[derive(Debug)]
+pub struct StartupPatch<S> {
+    stream: S,
     pending: Option<BytesMut>,
     started: bool,
 }
 
 /// Protocol version 3.0, as in src/include/libpq/pqcomm.h.
 const PROTOCOL_3_0: u32 = 3 << 16;
+/// `NEGOTIATE_SSL_CODE`, from there too.
+const NEGOTIATE_SSL_CODE: u32 = 1234 << 16 | 5679;
+/// The first byte of a TLS handshake (RFC 8446, section 5.1); no packet is as long.
+const TLS_HANDSHAKE: u8 = 22;
+
+/// Whether a message asks the server for TLS.
+fn asks_for_tls(written: &[u8]) -> bool {
+    written.get(..4) == Some(&8_u32.to_be_bytes())
+        && written.get(4..) == Some(&NEGOTIATE_SSL_CODE.to_be_bytes())
+}
 
 /// The startup packet with one more parameter, once `written` holds all of it.
 fn patch(written: &[u8]) -> Option<BytesMut> {
@@ -94,14 +159,21 @@ fn patch(written: &[u8]) -> Option<BytesMut> {
     Some(out)
 }
 
-impl StartupPatch {
+impl<S> StartupPatch<S> {
+    /// Nothing has been written to the stream.
+    pub fn new(stream: S) -> Self {
+        Self { stream, pending: None, started: false }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> StartupPatch<S> {
     fn poll_pending(&mut self, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
         while let Some(pending) = self.pending.as_mut() {
             if pending.is_empty() {
                 self.pending = None;
                 break;
             }
-            let written = match self.stream.poll_write_inner(cx, pending) {
+            let written = match Pin::new(&mut self.stream).poll_write(cx, pending) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(n)) => n,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -113,33 +185,17 @@ impl StartupPatch {
     }
 }
 
-impl Stream {
-    fn poll_write_inner(
-        &mut self,
-        cx: &mut TaskContext<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self {
-            Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
-            Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
-        }
-    }
-}
-
-impl AsyncRead for StartupPatch {
+impl<S: AsyncRead + Unpin> AsyncRead for StartupPatch<S> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Tcp(s) => Pin::new(s).poll_read(cx, buf),
-            Stream::Unix(s) => Pin::new(s).poll_read(cx, buf),
-        }
+        Pin::new(&mut self.stream).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for StartupPatch {
+impl<S: AsyncWrite + Unpin> AsyncWrite for StartupPatch<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut TaskContext<'_>,
@@ -150,8 +206,10 @@ impl AsyncWrite for StartupPatch {
             Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
             Poll::Pending => return Poll::Pending,
         }
-        if self.started {
-            return self.stream.poll_write_inner(cx, buf);
+        // What is inside of TLS is another one's to patch.
+        self.started |= buf.first() == Some(&TLS_HANDSHAKE);
+        if self.started || asks_for_tls(buf) {
+            return Pin::new(&mut self.stream).poll_write(cx, buf);
         }
         let Some(packet) = patch(buf) else {
             return Poll::Ready(Err(io::Error::new(
@@ -166,20 +224,19 @@ impl AsyncWrite for StartupPatch {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
         match self.poll_pending(cx) {
-            Poll::Ready(Ok(())) => {}
-            other => return other,
-        }
-        match &mut self.stream {
-            Stream::Tcp(s) => Pin::new(s).poll_flush(cx),
-            Stream::Unix(s) => Pin::new(s).poll_flush(cx),
+            Poll::Ready(Ok(())) => Pin::new(&mut self.stream).poll_flush(cx),
+            other => other,
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        match &mut self.stream {
-            Stream::Tcp(s) => Pin::new(s).poll_shutdown(cx),
-            Stream::Unix(s) => Pin::new(s).poll_shutdown(cx),
-        }
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl<S: TlsStream + Unpin> TlsStream for StartupPatch<S> {
+    fn channel_binding(&self) -> ChannelBinding {
+        self.stream.channel_binding()
     }
 }
 
@@ -198,6 +255,16 @@ mod tests {
         let patched = patch(&packet).unwrap();
         assert_eq!(u32::from_be_bytes(patched[..4].try_into().unwrap()) as usize, patched.len());
         assert!(patched.ends_with(b"me\0replication\0database\0\0"));
+    }
+
+    #[test]
+    fn what_asks_for_tls_is_known() {
+        let mut packet = BytesMut::new();
+        packet.put_u32(8);
+        packet.put_u32(80_877_103);
+        assert!(asks_for_tls(&packet) && patch(&packet).is_none());
+        packet.put_u8(0);
+        assert!(!asks_for_tls(&packet));
     }
 
     #[test]

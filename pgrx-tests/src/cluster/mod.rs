@@ -10,6 +10,7 @@ pub mod process;
 mod rig;
 mod scratch;
 mod server;
+mod tls;
 
 pub use disk::SmallDisk;
 pub use installation::Installation;
@@ -18,3 +19,4 @@ pub use pooler::{Pooler, POOLER};
 pub use rig::{Rig, RigOptions, DATABASE, PASSWORD};
 pub use scratch::Scratch;
 pub use server::{Server, ServerOptions, Stop};
+pub use tls::Authority;

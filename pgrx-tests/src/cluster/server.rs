@@ -136,6 +136,8 @@ impl Server {
             .env_remove("PGDATA")
             .env_remove("PGPORT")
             .env_remove("PGHOST")
+            // libpq looks for certificates there, also in a server.
+            .env("HOME", &self.folder)
             .env("LC_ALL", "C.UTF-8");
         self.account.apply(&mut command);
         command

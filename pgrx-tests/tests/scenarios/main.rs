@@ -27,6 +27,7 @@ mod schema;
 mod secrets;
 mod sequences;
 mod stop_and_cancel;
+mod tls;
 mod verify;
 mod waves;
 mod way_back;
