@@ -383,6 +383,8 @@ pub struct Existing {
     /// What it is and which columns it has.
     pub definition: String,
     pub is_table: bool,
+    /// Its row security holds for its owner too, who applies changes from version 16 on.
+    pub refuses_apply: bool,
     /// Its rows shall move.
     #[serde(default)]
     pub published: bool,

@@ -123,7 +123,9 @@ SELECT jsonb_build_object(
     'row_security', (
         SELECT coalesce(jsonb_agg(jsonb_build_object(
                    'name', format('%I.%I', n.nspname, c.relname),
-                   'refuses_apply', c.relforcerowsecurity AND NOT r.rolsuper AND NOT r.rolbypassrls)
+                   -- Rows are applied to partitions, not to the tables above them.
+                   'refuses_apply', c.relkind = 'r' AND c.relforcerowsecurity
+                                    AND NOT r.rolsuper AND NOT r.rolbypassrls)
                    ORDER BY n.nspname, c.relname), '[]')
           FROM pg_class AS c
           JOIN pg_namespace AS n ON n.oid = c.relnamespace

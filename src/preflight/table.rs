@@ -1,8 +1,10 @@
 //! Checks of the tables and what is built on them.
+use std::fmt::Display;
+
 use crate::cluster::rule::shown;
-use crate::cluster::Method;
+use crate::cluster::{Method, Side};
 use crate::error::Kind;
-use crate::preflight::facts::{Facts, ForeignKey, Table};
+use crate::preflight::facts::{Facts, ForeignKey, ServerFacts, Table};
 use crate::preflight::finding::{Finding, Severity};
 use crate::remote::quote::ident;
 use crate::replication::settle;
@@ -332,28 +334,43 @@ pub fn sharding_key_null(facts: &Facts<'_>) -> Vec<Finding> {
 }
 
 /// Row security: no obstacle for a superuser, but from version 16 on for apply
-/// workers, which act as the owner of the table.
+/// workers, which act as the owner of the table (`TargetPrivilegesCheck` in
+/// src/backend/replication/logical/worker.c).
 pub fn row_security(facts: &Facts<'_>) -> Vec<Finding> {
-    let newer = facts.known().any(|(_, known)| known.version >= 160_000);
-    let each = |t: &crate::preflight::facts::Secured| {
-        if t.refuses_apply && newer {
-            return Finding::error(
-                "row_security",
-                Kind::Unsupported,
-                format!("row security of table {} would stop replication", t.name),
-            )
-            .object(t.name.clone())
-            .detail(
-                "From version 16 on, changes are applied as the table's owner, and FORCE ROW LEVEL \
-                 SECURITY holds for that one too.",
-            )
-            .hint(format!("For the time of the run: ALTER TABLE {} NO FORCE ROW LEVEL SECURITY;", t.name));
+    let as_owner = |known: &ServerFacts| known.version >= 160_000;
+    // The shards will get the table as it is on the source.
+    let anywhere = facts.known().any(|(_, known)| as_owner(known));
+    let on_source = facts.content.iter().flat_map(|c| &c.row_security).map(|t| {
+        if t.refuses_apply && anywhere {
+            return stops_apply(&t.name, &"the source");
         }
         Finding::info("row_security", format!("table {} has row security", t.name))
             .object(t.name.clone())
             .detail("All of its rows move, whatever the policies say; the shards get the policies.")
-    };
-    facts.content.iter().flat_map(|c| &c.row_security).map(each).collect()
+    });
+    let shards = facts.known_of(Side::Destination).filter(|(_, known)| as_owner(known));
+    let on_shards = shards.flat_map(|(server, _)| {
+        let refusing = server.existing.iter().filter(|t| t.published && t.refuses_apply);
+        refusing.map(|t| stops_apply(&t.name, server.endpoint))
+    });
+    on_source.chain(on_shards).collect()
+}
+
+fn stops_apply(table: &str, server: &dyn Display) -> Finding {
+    Finding::error(
+        "row_security",
+        Kind::Unsupported,
+        format!("row security of table {table} on {server} would stop replication"),
+    )
+    .object(table)
+    .detail(
+        "From version 16 on, changes are applied as the table's owner, and FORCE ROW LEVEL \
+         SECURITY holds for that one too. After the run it has to be put back, on the shards as \
+         well.",
+    )
+    .hint(format!(
+        "On {server}, for the time of the run: ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY;"
+    ))
 }
 
 /// Unlogged tables, whose rows stay behind.

@@ -67,6 +67,13 @@ fn expect(found: &[Finding], check: &str, severity: &str, text: &str) {
     }
 }
 
+/// The statement that the first hint of a check ends with, by what it begins with.
+fn pasted<'f>(found: &'f [Finding], check: &str, begin: &str) -> &'f str {
+    let hints = found.iter().filter(|f| f.check == check).filter_map(|f| f.hint.as_deref());
+    let mut statements = hints.filter_map(|hint| hint.find(begin).map(|at| &hint[at..]));
+    statements.next().expect("a statement to paste")
+}
+
 const WHOLE: (&str, &str, &str) = (SOURCE, DESTINATION, PUBLICATION);
 
 /// No error, and no warning but of the two keys that really hold per shard only.

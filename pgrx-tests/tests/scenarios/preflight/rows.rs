@@ -5,7 +5,7 @@ use reshard_scenarios::session::literal;
 use reshard_scenarios::{Result, Rig, RigOptions, Server, Session};
 
 use super::super::common::{application, run, KEY};
-use super::{clean, expect, preflight, WHOLE};
+use super::{clean, expect, pasted, preflight, WHOLE};
 
 /// What is wrong on one server, and what preflight must say of it.
 struct Case<'a> {
@@ -265,6 +265,7 @@ async fn every_check_of_the_schema_and_the_rows_fires_and_a_clean_database_is_cl
         ])
         .await?;
         left_behind(&rig, &session).await?;
+        row_security(&rig, &session).await?;
         collations(&rig, &session).await?;
         disk_space(&rig, &session).await?;
         let error = session
@@ -307,6 +308,45 @@ async fn left_behind(rig: &Rig, session: &Session) -> Result<()> {
         .execute("DROP PUBLICATION without_aside; DROP OWNED BY stays CASCADE; DROP ROLE stays")
         .await?;
     there.execute("DROP TABLESPACE aside").await
+}
+
+/// Row security that holds for the table's owner too, who applies changes from PostgreSQL
+/// 16 on; before, a superuser does.
+async fn row_security(rig: &Rig, session: &Session) -> Result<()> {
+    const WALLED: &str = "CREATE TABLE walled (tenant_id bigint PRIMARY KEY);
+        ALTER TABLE walled OWNER TO landlord, ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY";
+    for server in rig.servers() {
+        server.execute("CREATE ROLE landlord").await?;
+    }
+    session.execute(WALLED).await?;
+    // Rows go to the partition, which has none.
+    session
+        .execute(
+            "CREATE TABLE hallway (tenant_id bigint PRIMARY KEY) PARTITION BY HASH (tenant_id);
+             CREATE TABLE hallway_0 PARTITION OF hallway FOR VALUES WITH (MODULUS 1, REMAINDER 0);
+             ALTER TABLE hallway OWNER TO landlord, ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+             CREATE PUBLICATION walls FOR TABLE walled, hallway WITH (publish_via_partition_root)",
+        )
+        .await?;
+    rig.shards[1].execute(WALLED).await?;
+    let what = (SOURCE, DESTINATION, "walls");
+    if rig.source.installation().major() >= 16 {
+        for (server, name) in [(&rig.source, "the source"), (&rig.shards[1], "shard 1")] {
+            let found = preflight(session, what, "{}").await?;
+            expect(&found, "row_security", "error", name);
+            server.execute(pasted(&found, "row_security", "ALTER TABLE")).await?;
+        }
+    }
+    let found = preflight(session, what, "{}").await?;
+    expect(&found, "row_security", "info", "walled");
+    expect(&found, "row_security", "info", "hallway");
+    assert!(found.iter().all(|f| f.severity != "error"), "{found:#?}");
+    session.execute("DROP PUBLICATION walls; DROP TABLE walled, hallway").await?;
+    rig.shards[1].execute("DROP TABLE walled").await?;
+    for server in rig.servers() {
+        server.execute("DROP ROLE landlord").await?;
+    }
+    Ok(())
 }
 
 /// A collation whose rules are newer than what was made with it.

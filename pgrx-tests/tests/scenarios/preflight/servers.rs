@@ -8,7 +8,7 @@ use reshard_scenarios::wait::wait_until;
 use reshard_scenarios::{Result, Rig, RigOptions, Session, Stop};
 
 use super::super::common::{application, restart, run, run_within, KEY, STEP};
-use super::{expect, preflight, WHOLE};
+use super::{expect, pasted, preflight, WHOLE};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_check_of_the_servers_fires() {
@@ -72,10 +72,7 @@ async fn preload_again(rig: &Rig) -> Result<()> {
     let session = rig.source.connect().await?;
     let found = preflight(&session, WHOLE, "{}").await?;
     expect(&found, "library_preloaded", "error", "shared_preload_libraries");
-    let hint =
-        found.iter().find_map(|f| f.hint.as_ref().filter(|_| f.check == "library_preloaded"));
-    let at = hint.and_then(|hint| hint.find("ALTER SYSTEM")).expect("a statement to paste");
-    session.execute(&hint.unwrap()[at..]).await?;
+    session.execute(pasted(&found, "library_preloaded", "ALTER SYSTEM")).await?;
     restart(&rig.source, Stop::Fast)?;
     let session = rig.source.connect().await?;
     let loaded: String = session.one("SHOW shared_preload_libraries").await?;
