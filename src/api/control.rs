@@ -11,7 +11,7 @@ use crate::pg::report::or_raise;
 use crate::pg::shmem;
 use crate::state::intent::{self, Args, Intent, Verb};
 use crate::state::task::{self, Phase, Status, Task, Type};
-use crate::state::{traffic, verification};
+use crate::state::traffic;
 
 /// Makes the destination active; with the number of a replication task, moves
 /// traffic along that flow; without a number, along the one live flow.
@@ -146,7 +146,7 @@ fn ask_switch(root: &Task, verb: Verb, args: &Args) -> Result<i64> {
         notice!("cluster \"{target}\" is active already");
         return Ok(id);
     }
-    require_running(&task)?;
+    require_running(root, &task)?;
     if !possible {
         return Err(Error::state(format!(
             "task {id} can't be switched in phase {}",
@@ -178,7 +178,7 @@ fn reshard_complete(task_id: Option<i64>) -> i64 {
         }
         let task = foreseen::of(root.clone())?;
         if task.status == Status::Cancelled {
-            return Err(Error::state(format!("task {} was cancelled", root.id)));
+            return Err(has_ended(&root, &task));
         }
         if !matches!(task.phase, Phase::Switched | Phase::Complete | Phase::Cutover) {
             return Err(Error::state(format!(
@@ -259,23 +259,17 @@ fn reshard_resume(task_id: Option<i64>) -> i64 {
     let task_id = given(task_id, "task_id");
     or_raise(admin::require_workers().and_then(|()| {
         let root = task::load_root(task_id)?;
-        if root.status.is_final() {
-            return Err(Error::state(format!("task {} has ended", root.id))
-                .detail(format!("Its status is {}.", root.status.as_str()))
-                .hint("Start a new one: SELECT reshard_start(...);"));
+        let task = foreseen::of(root.clone())?;
+        if task.status.is_final() {
+            return Err(has_ended(&root, &task).hint("Start a new one: SELECT reshard_start(...);"));
         }
-        // Seen as pending at once: who waits for it next must not meet the old error.
-        if root.status == Status::Failed {
-            if root.kind == Type::Verify {
-                verification::reopen(root.id)?;
-            }
-            task::reopen(root.id)?;
-            shmem::wake_after_commit();
-            return Ok(root.id);
-        }
-        if !foreseen::of(root.clone())?.stopped {
+        if task.status != Status::Failed {
             notice!("task {} runs already", root.id);
             return Ok(root.id);
+        }
+        // Seen as pending at once: whoever looks at it next must not meet the old error.
+        if root.status == Status::Failed {
+            task::reopen(&root)?;
         }
         ask(root.id, Verb::Resume, &Args::default())?;
         Ok(root.id)
@@ -330,14 +324,23 @@ fn require_migration(root: &Task) -> Result<()> {
     }
 }
 
-fn require_running(root: &Task) -> Result<()> {
-    match root.status {
+fn require_running(root: &Task, foreseen: &Task) -> Result<()> {
+    match foreseen.status {
         Status::Pending | Status::Running => Ok(()),
         Status::Failed => Err(Error::state(format!("task {} does not run", root.id))
-            .detail(root.error.clone().unwrap_or_default())
+            .detail(foreseen.error.clone().unwrap_or_default())
             .hint(format!("Go on with it first: SELECT reshard_resume({});", root.id))),
-        status => Err(Error::state(format!("task {} has ended", root.id))
-            .detail(format!("Its status is {}.", status.as_str()))),
+        Status::Succeeded | Status::Cancelled => Err(has_ended(root, foreseen)),
+    }
+}
+
+/// For a task that has ended, or was asked to.
+fn has_ended(root: &Task, foreseen: &Task) -> Error {
+    match root.status.is_final() {
+        true => Error::state(format!("task {} has ended", root.id))
+            .detail(format!("Its status is {}.", root.status.as_str())),
+        false => Error::state(format!("task {} was asked to end", root.id))
+            .detail(format!("Its status will be {}.", foreseen.status.as_str())),
     }
 }
 

@@ -11,7 +11,8 @@ use crate::pg::index_safe::IndexSafe;
 use crate::pg::interrupt;
 use crate::pg::report::or_raise;
 use crate::pg::xact::with_new_snapshot;
-use crate::state::task::{self, Phase, Status, Task, Type};
+use crate::state::intent::Verb;
+use crate::state::task::{self, Phase, Status, Task};
 use crate::state::{cutover, wait};
 
 /// How often the task is looked at.
@@ -52,7 +53,9 @@ fn wait_for(id: i64, until: &str, timeout: Option<Interval>) -> Result<String> {
     let _no_build_waits_for_us = IndexSafe::begin();
     loop {
         let (task, is_there) = with_new_snapshot(|| {
-            let (task, is_settled) = (task::load(id)?, !wait::has_intents(id)?);
+            // In this order: what has been done is seen in the task.
+            let is_settled = !wait::has_intents(id)?;
+            let task = task::load(id)?;
             let is_there = reached(&task, target, is_settled);
             if !is_there {
                 refuse_hopeless(&task, target, is_settled)?;
@@ -105,50 +108,63 @@ fn reached(task: &Task, target: Option<Phase>, is_settled: bool) -> bool {
 
 /// Raises the error of a task that won't get there.
 fn refuse_hopeless(task: &Task, target: Option<Phase>, is_settled: bool) -> Result<()> {
+    refuse_ended(task, is_settled)?;
+    match target {
+        _ if !is_settled => Ok(()),
+        None if task.phase != Phase::Complete => {
+            refuse_refused(task, &[Verb::Complete, Verb::Cancel], "did not end")
+        }
+        Some(Phase::Switched) => refuse_unswitched(task, Verb::Cutover),
+        Some(Phase::RolledBack) => refuse_unswitched(task, Verb::Rollback),
+        _ => Ok(()),
+    }
+}
+
+/// The error of a task that does not run.
+fn refuse_ended(task: &Task, is_settled: bool) -> Result<()> {
     let id = task.id;
     match task.status {
-        Status::Failed => {
-            return Err(Error {
-                kind: Kind::Server(task.sqlstate.clone().unwrap_or_else(|| "55000".to_owned())),
-                message: format!("task {id} failed in phase {}", task.phase.as_str()),
-                detail: task.error.clone(),
-                hint: task.hint.clone(),
-            });
-        }
-        Status::Cancelled => {
-            return Err(Error::new(Kind::Cancelled, format!("task {id} was cancelled")));
-        }
+        // It may have been asked to go on.
+        Status::Failed if !is_settled => Ok(()),
+        Status::Failed => Err(Error {
+            kind: Kind::Server(task.sqlstate.clone().unwrap_or_else(|| "55000".to_owned())),
+            message: format!("task {id} failed in phase {}", task.phase.as_str()),
+            detail: task.error.clone(),
+            hint: task.hint.clone(),
+        }),
+        Status::Cancelled => Err(Error::new(Kind::Cancelled, format!("task {id} was cancelled"))),
         Status::Succeeded => {
-            return Err(Error::state(format!("task {id} ended in phase {}", task.phase.as_str())));
+            Err(Error::state(format!("task {id} ended in phase {}", task.phase.as_str())))
         }
-        Status::Pending | Status::Running => {}
+        Status::Pending | Status::Running => Ok(()),
     }
-    // An end that was asked for and refused: nothing more would come.
-    if target.is_none() && is_settled && task.phase != Phase::Complete {
-        if let Some(error) = wait::refused_end(id)? {
-            return Err(
-                Error::state(format!("task {id} did not end as it was asked to")).detail(error)
-            );
-        }
-    }
-    // A switch that was asked for and aborted: the one who waits for it must know.
-    let wants_switch = matches!(target, Some(Phase::Switched | Phase::RolledBack));
-    if !wants_switch || !task.kind.is_migration() || task.kind == Type::Cutover {
+}
+
+/// A switch that was asked for and aborted, or did not even begin: the one who waits for
+/// it must know.
+fn refuse_unswitched(task: &Task, verb: Verb) -> Result<()> {
+    let id = task.id;
+    let comes_by_itself = task.options.auto_cutover && task.phase < Phase::Cutover;
+    if !task.kind.is_migration() || !task.phase.is_flowing() || comes_by_itself {
         return Ok(());
     }
-    if task.options.auto_cutover && task.phase < Phase::Cutover {
-        return Ok(());
+    match cutover::latest(id)?.filter(|last| last.status == "aborted") {
+        Some(last) => Err(Error {
+            kind: Kind::Server(last.sqlstate.unwrap_or_else(|| "55000".to_owned())),
+            message: format!("the cutover of task {id} was aborted"),
+            detail: last.error,
+            hint: last.hint,
+        }),
+        None => refuse_refused(task, &[verb], "was not switched"),
     }
-    let settled = task.phase.is_flowing() && is_settled;
-    if let (true, Some(last)) = (settled, cutover::latest(id)?) {
-        if last.status == "aborted" {
-            return Err(Error {
-                kind: Kind::Server(last.sqlstate.unwrap_or_else(|| "55000".to_owned())),
-                message: format!("the cutover of task {id} was aborted"),
-                detail: last.error,
-                hint: last.hint,
-            });
+}
+
+/// What was asked for last, and refused: nothing more would come.
+fn refuse_refused(task: &Task, verbs: &[Verb], what: &str) -> Result<()> {
+    match wait::refused(task.id, verbs)? {
+        Some(error) => {
+            Err(Error::state(format!("task {} {what} as it was asked to", task.id)).detail(error))
         }
+        None => Ok(()),
     }
-    Ok(())
 }

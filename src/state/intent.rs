@@ -25,7 +25,8 @@ pub enum Verb {
 }
 
 impl Verb {
-    fn as_str(self) -> &'static str {
+    /// As it stands in the table.
+    pub fn as_str(self) -> &'static str {
         match self {
             Self::Cutover => "cutover",
             Self::Rollback => "rollback",
@@ -101,7 +102,8 @@ pub fn handled(id: i64, error: Option<&Error>) -> Result<()> {
 }
 
 /// Marks the intent behind an interrupted switch as acted on: it was undone, and
-/// whoever asked for it is told, instead of being switched at a later time.
+/// whoever asked for it is told, instead of being switched at a later time. What was
+/// asked for after it still waits.
 pub fn switch_was_interrupted(task: i64, interrupted: &Cutover, error: &Error) -> Result<()> {
     let verb = match interrupted.direction {
         Direction::Forward => Verb::Cutover,
@@ -110,8 +112,11 @@ pub fn switch_was_interrupted(task: i64, interrupted: &Cutover, error: &Error) -
     db::execute(
         "UPDATE reshard.intent AS i SET handled_at = clock_timestamp(), error = $4 \
            FROM reshard.cutover AS c \
-          WHERE c.id = $2 AND i.task_id = $1 AND i.verb = $3 AND i.handled_at IS NULL \
-            AND i.requested_at <= c.started_at",
+          WHERE c.id = $2 \
+            AND i.id = (SELECT pg_catalog.min(o.id) FROM reshard.intent AS o \
+                         WHERE o.task_id = $1 AND o.verb = $3 AND o.handled_at IS NULL \
+                           AND coalesce((o.args ->> 'dry_run')::boolean, false) = c.dry_run \
+                           AND o.requested_at <= c.started_at)",
         &[
             Arg::I64(task),
             Arg::I64(interrupted.id),

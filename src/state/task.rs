@@ -3,8 +3,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::pg::db::{self, Arg};
-use crate::state::event;
 use crate::state::options::Options;
+use crate::state::{event, verification};
 
 /// What a task does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -382,13 +382,21 @@ pub fn set_stopped(id: i64, stopped: bool) -> Result<()> {
     .map(|_| ())
 }
 
-/// Puts a failed task, and its failed children, back to `pending`, and tells so.
-pub fn reopen(id: i64) -> Result<()> {
-    db::execute(
+/// Puts a failed task, and its failed children, back to `pending`, and tells so. What a
+/// comparison did not find equal is looked at again.
+pub fn reopen(task: &Task) -> Result<()> {
+    let id = task.id;
+    let reopened = db::execute(
         "UPDATE reshard.task SET status = 'pending', stopped = false, error = NULL, hint = NULL, \
                 sqlstate = NULL, updated_at = clock_timestamp() \
           WHERE (id = $1 OR (parent_id = $1 AND type <> 'verify')) AND status = 'failed'",
         &[Arg::I64(id)],
     )?;
+    if reopened == 0 {
+        return Ok(());
+    }
+    if task.kind == Type::Verify {
+        verification::reopen(id)?;
+    }
     event::info(id, "resumed", "the task goes on")
 }

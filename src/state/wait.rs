@@ -2,27 +2,33 @@
 use crate::error::Result;
 use crate::pg::db::{self, Arg};
 use crate::pg::xact::is_current;
+use crate::state::intent::Verb;
 
 /// Whether this transaction sees one state only.
 pub fn snapshot_is_fixed() -> Result<bool> {
     db::truth("SELECT pg_catalog.current_setting('transaction_isolation') <> 'read committed'", &[])
 }
 
-/// Whether something that was asked of a task waits for a worker.
+/// Whether something that was asked of a task, or of the migration that it is a part of,
+/// waits for a worker.
 pub fn has_intents(task: i64) -> Result<bool> {
     db::truth(
-        "SELECT true FROM reshard.intent WHERE task_id = $1 AND handled_at IS NULL",
+        "SELECT true FROM reshard.task AS t \
+           JOIN reshard.intent AS i ON i.handled_at IS NULL \
+            AND i.task_id = CASE t.type WHEN 'verify' THEN t.id ELSE coalesce(t.parent_id, t.id) END \
+          WHERE t.id = $1",
         &[Arg::I64(task)],
     )
 }
 
-/// Why a task did not end, where that is what was asked of it last.
-pub fn refused_end(task: i64) -> Result<Option<String>> {
+/// What the last thing that was asked of a task failed with, where that is one of these verbs.
+pub fn refused(task: i64, verbs: &[Verb]) -> Result<Option<String>> {
+    let verbs = verbs.iter().map(|verb| verb.as_str().to_owned()).collect();
     db::row(
         "SELECT pg_catalog.to_jsonb(i.error) FROM reshard.intent AS i \
           WHERE i.id = (SELECT pg_catalog.max(l.id) FROM reshard.intent AS l WHERE l.task_id = $1) \
-            AND i.verb IN ('complete', 'cancel') AND i.error IS NOT NULL",
-        &[Arg::I64(task)],
+            AND i.verb = ANY ($2) AND i.error IS NOT NULL",
+        &[Arg::I64(task), Arg::Texts(verbs)],
     )
 }
 

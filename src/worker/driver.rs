@@ -105,7 +105,7 @@ async fn act(task: Task, asked: &Intent, shared: &Rc<Shared>) -> Result<()> {
         Verb::Complete => ending::complete(task).await,
         Verb::Cancel => ending::cancel(task, shared).await,
         Verb::Stop => ending::stop(task).await,
-        Verb::Resume => transaction(|| task::reopen(id)),
+        Verb::Resume => transaction(|| task::reopen(&task)),
     };
     transaction(|| {
         intent::handled(asked.id, outcome.as_ref().err())?;

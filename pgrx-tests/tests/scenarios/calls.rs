@@ -187,12 +187,22 @@ async fn verbs_that_are_asked_for_one_after_the_other_are_done_in_that_order() {
         let switches =
             "SELECT count(DISTINCT cutover_id) FROM reshard.cutovers WHERE status = 'succeeded'";
         assert_eq!(session.one::<i64>(switches).await?, 3);
+        // In one statement as well.
+        session
+            .execute(&format!("SELECT reshard_rollback({0}), reshard_cutover({0})", migration.id))
+            .await?;
+        assert_eq!(session.one::<String>(&wait("switched")).await?, "switched");
+        assert_eq!(session.one::<i64>(switches).await?, 5);
 
         session.execute("BEGIN").await?;
         session.execute(&ask("rollback")).await?;
         let refused = session.execute(&ask("complete")).await.unwrap_err();
         assert_eq!(refused.sqlstate(), Some("55000"), "{refused}");
         assert!(refused.to_string().contains("rolled_back"), "{refused}");
+        session.execute("ROLLBACK; BEGIN").await?;
+        session.execute(&["stop_task", "complete"].map(ask).concat()).await?;
+        let refused = session.execute(&ask("resume")).await.unwrap_err();
+        assert_eq!(refused.sqlstate(), Some("55000"), "{refused}");
         session.execute("ROLLBACK").await?;
 
         session.execute(&["stop_task", "resume", "complete"].map(ask).concat()).await?;

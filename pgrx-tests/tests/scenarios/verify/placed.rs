@@ -104,8 +104,11 @@ async fn rows_placed_by_range_are_compared_with_their_shards() {
             set(&[format!("tickets misplaced {DESTINATION}/1 {{\"id\": 999999999}}")])
         );
         corrupt(&rig.shards[1], "DELETE FROM tickets WHERE id = 999999999").await?;
-        task.verb("reshard_resume").await?;
-        task.watch(&["succeeded"], STEP).await?;
+        // In that order: it goes on.
+        rig.source
+            .execute(&format!("SELECT reshard_stop_task({0}); SELECT reshard_resume({0})", task.id))
+            .await?;
+        task.wait("done", STEP).await?;
         let outcome = load.finish().await?;
         check_outcome(&rig, &outcome).await
     })
