@@ -59,15 +59,15 @@ COMMENT ON TABLE reshard.sharding_rule IS
 CREATE UNIQUE INDEX sharding_rule_scope
     ON reshard.sharding_rule (cluster_name, coalesce(schema_name, ''), coalesce(table_name, ''), column_names);
 
-CREATE FUNCTION reshard.sharding_key_of(relation oid, cluster text,
-                                        OUT column_names name[], OUT method text)
+CREATE FUNCTION reshard.key_by_rules(relation oid, rules reshard.sharding_rule[],
+                                     OUT column_names name[], OUT method text)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $key$
     -- A rule for the table, or the nearest one above it, comes before one for all tables
     -- with its columns; of these, one of more columns before one of fewer.
     SELECT r.column_names, r.method
-      FROM reshard.sharding_rule AS r
+      FROM unnest($2) AS r
       LEFT JOIN LATERAL (
                SELECT min(a.distance) AS distance
                  FROM (SELECT $1 AS oid, 0::bigint AS distance
@@ -78,14 +78,25 @@ AS $key$
                  JOIN pg_namespace AS n ON n.oid = c.relnamespace
                 WHERE c.relname = r.table_name AND n.nspname = coalesce(r.schema_name, n.nspname)
            ) AS named ON r.table_name IS NOT NULL
-     WHERE r.cluster_name = $2
-       AND (named.distance IS NOT NULL
-            OR (r.table_name IS NULL
-                AND r.column_names <@ ARRAY(SELECT a.attname FROM pg_attribute AS a
-                                             WHERE a.attrelid = $1 AND a.attnum > 0
-                                               AND NOT a.attisdropped)))
+     WHERE named.distance IS NOT NULL
+        OR (r.table_name IS NULL
+            AND r.column_names <@ ARRAY(SELECT a.attname FROM pg_attribute AS a
+                                         WHERE a.attrelid = $1 AND a.attnum > 0
+                                           AND NOT a.attisdropped))
      ORDER BY named.distance NULLS LAST, cardinality(r.column_names) DESC, r.rule_no
      LIMIT 1
+$key$;
+COMMENT ON FUNCTION reshard.key_by_rules(oid, reshard.sharding_rule[]) IS
+    'the columns that spread a table by these rules, and how; null where none holds for it';
+
+CREATE FUNCTION reshard.sharding_key_of(relation oid, cluster text,
+                                        OUT column_names name[], OUT method text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $key$
+    SELECT k.column_names, k.method
+      FROM reshard.key_by_rules($1, ARRAY(SELECT r FROM reshard.sharding_rule AS r
+                                           WHERE r.cluster_name = $2)) AS k
 $key$;
 COMMENT ON FUNCTION reshard.sharding_key_of(oid, text) IS
     'the columns that spread a table over the shards of a cluster, and how; null where each shard has it whole';
@@ -115,6 +126,34 @@ AS $filter$
 $filter$;
 COMMENT ON FUNCTION reshard.filter_columns(name, oid) IS
     'the columns that the row filter of a table in a publication looks at';
+
+CREATE FUNCTION reshard.published_leaves(publication name)
+RETURNS TABLE (relation oid, column_names name[], row_filter text, filter_columns name[])
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $leaves$
+    -- Names in row filters are qualified by this search_path.
+    SELECT DISTINCT ON (c.oid) c.oid, p.attnames, p.rowfilter, reshard.filter_columns($1, r.oid)
+      FROM pg_publication_tables AS p
+      JOIN pg_namespace AS s ON s.nspname = p.schemaname
+      JOIN pg_class AS r ON r.relnamespace = s.oid AND r.relname = p.tablename
+     CROSS JOIN LATERAL (
+              SELECT r.oid WHERE r.relkind <> 'p'
+              UNION ALL
+              SELECT t.relid::oid FROM pg_partition_tree(r.oid) AS t
+               WHERE r.relkind = 'p' AND t.isleaf
+           ) AS l (oid)
+      JOIN pg_class AS c ON c.oid = l.oid
+      JOIN pg_namespace AS n ON n.oid = c.relnamespace
+     WHERE p.pubname = $1 AND c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname <> 'reshard'
+       -- A table without columns has no rows that could be told apart.
+       AND EXISTS (SELECT FROM pg_attribute AS a
+                    WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                      AND a.attgenerated = '' AND a.attname = ANY (p.attnames))
+     ORDER BY c.oid
+$leaves$;
+COMMENT ON FUNCTION reshard.published_leaves(name) IS
+    'tables whose rows a publication covers, down to the leaves of partitioned ones, with what it says of their columns and rows';
 
 CREATE FUNCTION reshard.incomparable_columns(relation oid, column_names name[]) RETURNS name[]
 LANGUAGE sql STABLE
@@ -432,13 +471,6 @@ COMMENT ON TABLE reshard.flow IS
     'one row per replication slot; the view reshard.replication_slots shows it';
 COMMENT ON COLUMN reshard.flow.live IS 'changes are meant to go this way now: the subscription is enabled';
 
-CREATE TABLE reshard.marker (
-    id text PRIMARY KEY,
-    value bigint NOT NULL
-);
-COMMENT ON TABLE reshard.marker IS
-    'rows whose arrival at a subscriber proves that all earlier changes have been applied';
-
 CREATE TABLE reshard.ddl (
     token text NOT NULL,
     task_id bigint NOT NULL,
@@ -454,17 +486,6 @@ COMMENT ON COLUMN reshard.ddl.made IS
     'objects that the statement makes: each with its kind (schema, table, index, column), its name, and of a column its own';
 
 -- Cutover -------------------------------------------------------------------
-
-CREATE TABLE reshard.traffic (
-    name text PRIMARY KEY,
-    active_cluster text NOT NULL,
-    state text NOT NULL CHECK (state IN ('open', 'paused')),
-    epoch bigint NOT NULL,
-    changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
-);
-COMMENT ON TABLE reshard.traffic IS
-    'the cutover flag, one row per migrated database: poolers and applications poll it; the highest epoch wins';
-GRANT SELECT ON reshard.traffic TO PUBLIC;
 
 CREATE TABLE reshard.pooler (
     name text PRIMARY KEY,

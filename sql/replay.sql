@@ -74,6 +74,34 @@ $known$;
 COMMENT ON FUNCTION reshard.is_known_type(bigint, oid) IS
     'whether the shards of a migration have a type';
 
+CREATE FUNCTION reshard.is_known_column(task_id bigint, relation oid, attnum int2) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $known$
+    SELECT reshard.is_known_type($1, a.atttypid)
+       AND (a.attcollation = t.typcollation
+            OR reshard.is_known_object($1, 'pg_collation'::regclass, a.attcollation))
+      FROM pg_attribute AS a
+      JOIN pg_type AS t ON t.oid = a.atttypid
+     WHERE a.attrelid = $2 AND a.attnum = $3
+$known$;
+COMMENT ON FUNCTION reshard.is_known_column(bigint, oid, int2) IS
+    'whether the shards of a migration have the type and the collation of a column';
+
+CREATE FUNCTION reshard.collate_clause(relation oid, attnum int2) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $collate$
+    SELECT format('COLLATE %I.%I', n.nspname, l.collname)
+      FROM pg_attribute AS a
+      JOIN pg_type AS t ON t.oid = a.atttypid
+      JOIN pg_collation AS l ON l.oid = a.attcollation
+      JOIN pg_namespace AS n ON n.oid = l.collnamespace
+     WHERE a.attrelid = $1 AND a.attnum = $2 AND a.attcollation <> t.typcollation
+$collate$;
+COMMENT ON FUNCTION reshard.collate_clause(oid, int2) IS
+    'the collation of a column in its definition; null where it is that of its type';
+
 CREATE FUNCTION reshard.is_known_role(task_id bigint, role oid) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -143,11 +171,7 @@ AS $columns$
     ), defined AS (
         SELECT string_agg(format('ADD COLUMN IF NOT EXISTS %I %s%s%s%s', a.attname,
                                  format_type(a.atttypid, a.atttypmod),
-                                 CASE WHEN a.attcollation <> t.typcollation THEN
-                                      (SELECT format(' COLLATE %I.%I', n.nspname, l.collname)
-                                         FROM pg_collation AS l
-                                         JOIN pg_namespace AS n ON n.oid = l.collnamespace
-                                        WHERE l.oid = a.attcollation) END,
+                                 ' ' || reshard.collate_clause($3, a.attnum),
                                  ' DEFAULT ' || pg_get_expr(d.adbin, d.adrelid),
                                  CASE WHEN a.attnotnull THEN ' NOT NULL' END),
                           ', ' ORDER BY a.attnum) AS columns
@@ -165,9 +189,7 @@ AS $columns$
                                                       ':funcid (\d+)', 'g') AS e (id)
                              LEFT JOIN pg_proc AS p ON p.oid = e.id[1]::oid AND p.oid < 16384
                             WHERE p.provolatile IS DISTINCT FROM 'i')
-           AND reshard.is_known_type($1, a.atttypid)
-           AND (a.attcollation = t.typcollation
-                OR reshard.is_known_object($1, 'pg_collation'::regclass, a.attcollation))
+           AND reshard.is_known_column($1, $3, a.attnum)
         HAVING count(*) = cardinality(min(w.names))
     )
     SELECT format('ALTER TABLE %I.%I %s', n.nspname, c.relname, f.columns)

@@ -61,12 +61,11 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $columns$
     WITH col AS (
-        SELECT a.*, t.typcollation, pg_get_expr(d.adbin, d.adrelid) AS expression, d.oid AS expression_oid,
+        SELECT a.*, pg_get_expr(d.adbin, d.adrelid) AS expression, d.oid AS expression_oid,
                p.attname IS NOT NULL AS inherited,
                a.attnotnull AND NOT coalesce(p.attnotnull, false) AS own_not_null,
                pg_get_expr(d.adbin, d.adrelid) IS DISTINCT FROM pg_get_expr(e.adbin, e.adrelid) AS own_default
           FROM pg_attribute AS a
-          JOIN pg_type AS t ON t.oid = a.atttypid
           LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
           -- Of a partition: the same column of the table above it.
           LEFT JOIN pg_inherits AS i ON i.inhrelid = a.attrelid
@@ -75,9 +74,7 @@ AS $columns$
          WHERE a.attrelid = $2 AND a.attnum > 0 AND NOT a.attisdropped
     )
     SELECT CASE WHEN bool_and(
-               reshard.is_known_type($1, c.atttypid)
-               AND (c.attcollation = c.typcollation
-                    OR reshard.is_known_object($1, 'pg_collation'::regclass, c.attcollation))
+               reshard.is_known_column($1, $2, c.attnum)
                AND (c.expression_oid IS NULL
                     OR NOT reshard.needs_unknown($1, 'pg_attrdef'::regclass, c.expression_oid, $2)))
            -- Without any: those of the table above it alone.
@@ -88,10 +85,7 @@ AS $columns$
                    CASE WHEN NOT c.inherited THEN
                         CASE c.attcompression WHEN 'p' THEN 'COMPRESSION pglz'
                                               WHEN 'l' THEN 'COMPRESSION lz4' END END,
-                   CASE WHEN NOT c.inherited AND c.attcollation <> c.typcollation THEN
-                        (SELECT format('COLLATE %I.%I', n.nspname, l.collname)
-                           FROM pg_collation AS l JOIN pg_namespace AS n ON n.oid = l.collnamespace
-                          WHERE l.oid = c.attcollation) END,
+                   CASE WHEN NOT c.inherited THEN reshard.collate_clause($2, c.attnum) END,
                    -- From PostgreSQL 18 on it has a name.
                    CASE WHEN c.own_not_null THEN concat_ws(' ',
                         (SELECT 'CONSTRAINT ' || quote_ident(x.conname) FROM pg_constraint AS x

@@ -1,4 +1,4 @@
--- All that reshard puts on a destination shard: plain SQL in one schema.
+-- What reshard puts on a destination shard alone: plain SQL in one schema.
 -- Run again and again without harm; dropped as a whole at the end.
 
 CREATE SCHEMA IF NOT EXISTS reshard;
@@ -170,24 +170,6 @@ END
 $restore$;
 COMMENT ON FUNCTION reshard.restore_public_schema(text, bigint) IS
     'gives schema "public" back the owner, comment and privileges that a task has changed';
-
-CREATE TABLE IF NOT EXISTS reshard.marker (
-    id text PRIMARY KEY,
-    value bigint NOT NULL
-);
-COMMENT ON TABLE reshard.marker IS
-    'rows whose arrival at a subscriber proves that all earlier changes have been applied';
-
-CREATE TABLE IF NOT EXISTS reshard.traffic (
-    name text PRIMARY KEY,
-    active_cluster text NOT NULL,
-    state text NOT NULL CHECK (state IN ('open', 'paused')),
-    epoch bigint NOT NULL,
-    changed_at timestamptz NOT NULL DEFAULT clock_timestamp()
-);
-COMMENT ON TABLE reshard.traffic IS
-    'the cutover flag as this shard knows it; the highest epoch of all servers wins';
-GRANT SELECT ON reshard.traffic TO PUBLIC;
 
 CREATE SEQUENCE IF NOT EXISTS reshard.latch MINVALUE 1 MAXVALUE 2 START 2 CYCLE CACHE 1;
 COMMENT ON SEQUENCE reshard.latch IS

@@ -21,7 +21,8 @@ use pgrx::prelude::*;
 ::pgrx::pg_module_magic!(name, version);
 
 extension_sql_file!("../sql/bootstrap.sql", name = "bootstrap", bootstrap);
-extension_sql_file!("../sql/fence.sql", name = "fence", requires = ["bootstrap"]);
+extension_sql_file!("../sql/every_server.sql", name = "every_server", requires = ["bootstrap"]);
+extension_sql_file!("../sql/fence.sql", name = "fence", requires = ["every_server"]);
 extension_sql_file!("../sql/replay.sql", name = "replay", requires = ["fence"]);
 extension_sql_file!("../sql/replay_table.sql", name = "replay_table", requires = ["replay"]);
 extension_sql_file!("../sql/ddl.sql", name = "ddl", requires = ["replay_table"]);

@@ -33,13 +33,10 @@ pub fn plan(task_id: i64, publication: &str, destination: &str) -> Result<()> {
         return Err(Error::missing(format!("publication \"{publication}\" does not exist"))
             .hint("Create it first: CREATE PUBLICATION ... FOR TABLE ...;"));
     }
-    // Row filters are kept as text: every name in them has to be qualified.
-    with_catalog_search_path(|| {
-        db::execute(
-            include_str!("plan.sql"),
-            &[Arg::I64(task_id), Arg::Text(publication), Arg::Text(destination)],
-        )
-    })?;
+    db::execute(
+        include_str!("plan.sql"),
+        &[Arg::I64(task_id), Arg::Text(publication), Arg::Text(destination)],
+    )?;
     check(task_id)
 }
 
@@ -78,19 +75,6 @@ fn in_next_wave(sizes: &[i64], limit: Option<i64>) -> usize {
         total <= limit
     });
     fit.count().max(1).min(sizes.len())
-}
-
-fn with_catalog_search_path<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    let before = db::text("SELECT pg_catalog.current_setting('search_path')", &[])?;
-    set_search_path("pg_catalog")?;
-    let value = work()?;
-    set_search_path(before.as_deref().unwrap_or(""))?;
-    Ok(value)
-}
-
-fn set_search_path(path: &str) -> Result<()> {
-    db::text("SELECT pg_catalog.set_config('search_path', $1, true)", &[Arg::Text(path)])
-        .map(|_| ())
 }
 
 fn check(task_id: i64) -> Result<()> {

@@ -1,28 +1,12 @@
 -- Tables of a publication, down to the leaves of partitioned ones, with the
 -- columns that COPY brings, the sharding key and the form on the wire.
 -- $1 task, $2 publication, $3 destination cluster.
-WITH RECURSIVE published AS (
-    SELECT c.oid, c.relkind, p.attnames, p.rowfilter,
-           reshard.filter_columns($2, c.oid) AS filter_columns
-      FROM pg_catalog.pg_publication_tables AS p
-      JOIN pg_catalog.pg_namespace AS n ON n.nspname = p.schemaname
-      JOIN pg_catalog.pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename
-     WHERE p.pubname = $2
-), leaf AS (
-    SELECT DISTINCT ON (c.oid)
-           c.oid, n.nspname, c.relname, c.relreplident, p.attnames, p.rowfilter,
-           p.filter_columns
-      FROM published AS p
-     CROSS JOIN LATERAL (
-              SELECT p.oid WHERE p.relkind <> 'p'
-              UNION ALL
-              SELECT t.relid::oid FROM pg_catalog.pg_partition_tree(p.oid) AS t
-               WHERE p.relkind = 'p' AND t.isleaf
-           ) AS l (oid)
-      JOIN pg_catalog.pg_class AS c ON c.oid = l.oid
+WITH RECURSIVE leaf AS (
+    SELECT c.oid, n.nspname, c.relname, c.relreplident, p.column_names AS attnames,
+           p.row_filter AS rowfilter, p.filter_columns
+      FROM reshard.published_leaves($2) AS p
+      JOIN pg_catalog.pg_class AS c ON c.oid = p.relation
       JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
-     WHERE c.relkind = 'r' AND c.relpersistence = 'p' AND n.nspname <> 'reshard'
-     ORDER BY c.oid
 ), attribute AS (
     SELECT l.oid AS relation, a.attname, a.attnum, a.atttypid,
            a.attgenerated <> '' AS generated,
@@ -73,7 +57,7 @@ INSERT INTO reshard.copy_table
 SELECT $1,
        coalesce((SELECT pg_catalog.max(t.table_id) FROM reshard.copy_table AS t WHERE t.task_id = $1), 0)
            + pg_catalog.row_number() OVER (ORDER BY p.nspname, p.relname),
-       p.oid, p.nspname, p.relname, coalesce(p.columns, '{}'),
+       p.oid, p.nspname, p.relname, p.columns,
        EXISTS (SELECT FROM attribute AS a
                 WHERE a.relation = p.oid AND NOT a.copied AND NOT a.generated),
        p.key_columns, p.key_method, p.rowfilter, p.filter_columns,
@@ -83,5 +67,3 @@ SELECT $1,
          WHERE i.indrelid = p.oid AND i.indisreplident AND p.relreplident = 'i'),
        pg_catalog.pg_table_size(p.oid)
   FROM planned AS p
- -- A table without columns has no rows that could be told apart.
- WHERE p.columns IS NOT NULL

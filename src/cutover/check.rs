@@ -120,20 +120,11 @@ pub async fn fence_is_whole(links: &Links, side: Side, tables: &[Table]) -> Resu
     .map(drop)
 }
 
-/// Tables that publication $1 covers, down to the leaves of partitioned ones. Those
-/// without columns have no rows that could be moved.
-const PUBLISHED: &str = "SELECT DISTINCT n.nspname::text, c.relname::text \
-       FROM pg_publication_tables AS p \
-       JOIN pg_namespace AS pn ON pn.nspname = p.schemaname \
-       JOIN pg_class AS pc ON pc.relnamespace = pn.oid AND pc.relname = p.tablename \
-      CROSS JOIN LATERAL (SELECT pc.oid WHERE pc.relkind <> 'p' \
-                          UNION ALL SELECT t.relid FROM pg_partition_tree(pc.oid) AS t \
-                                     WHERE pc.relkind = 'p' AND t.isleaf) AS leaf (oid) \
-       JOIN pg_class AS c ON c.oid = leaf.oid AND c.relkind = 'r' AND c.relpersistence = 'p' \
-       JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname <> 'reshard' \
-      WHERE p.pubname = $1 AND EXISTS (SELECT 1 FROM pg_attribute AS a \
-             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
-               AND a.attgenerated = '')";
+/// Tables whose rows publication $1 covers.
+const PUBLISHED: &str = "SELECT n.nspname::text, c.relname::text \
+       FROM reshard.published_leaves($1) AS l \
+       JOIN pg_class AS c ON c.oid = l.relation \
+       JOIN pg_namespace AS n ON n.oid = c.relnamespace";
 
 /// Tables that hold rows of the tables $1 or of what these are parts of.
 const PARTS: &str = "WITH RECURSIVE above (oid) AS ( \

@@ -1,28 +1,13 @@
 -- Published tables, down to the leaves of partitioned ones and up to their
 -- roots, with their sharding keys and what is built on them, as a JSON array.
--- The key follows the same rules as the plan of the copy. Read-only.
--- $1 publication, $2 sharding rules as JSON text, in order of precedence.
-WITH RECURSIVE rule AS (
-    SELECT r.schema_name, r.table_name, r.column_names, r.method, r.ordinality
-      FROM ROWS FROM (jsonb_to_recordset($2::text::jsonb)
-               AS (schema_name text, table_name text, column_names name[], method text)) WITH ORDINALITY
-               AS r (schema_name, table_name, column_names, method, ordinality)
-), published AS (
-    SELECT c.oid, c.relkind, p.attnames, p.rowfilter,
-           reshard.filter_columns($1, c.oid) AS filter_columns
-      FROM pg_publication_tables AS p
-      JOIN pg_namespace AS n ON n.nspname = p.schemaname
-      JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = p.tablename
-     WHERE p.pubname = $1 AND n.nspname <> 'reshard' AND p.attnames IS NOT NULL
+-- Read-only. $1 publication, $2 sharding rules as JSON text, in order of precedence.
+WITH rule AS (
+    SELECT ARRAY(SELECT jsonb_populate_record(NULL::reshard.sharding_rule,
+                                              r.rule || jsonb_build_object('rule_no', r.nr))
+                   FROM jsonb_array_elements($2::text::jsonb) WITH ORDINALITY AS r (rule, nr)) AS rules
 ), leaf AS (
-    SELECT DISTINCT ON (l.oid) l.oid, p.attnames, p.rowfilter, p.filter_columns
-      FROM published AS p
-     CROSS JOIN LATERAL (
-              SELECT p.oid WHERE p.relkind <> 'p'
-              UNION ALL
-              SELECT t.relid::oid FROM pg_partition_tree(p.oid) AS t WHERE p.relkind = 'p' AND t.isleaf
-           ) AS l (oid)
-     ORDER BY l.oid
+    SELECT p.relation AS oid, p.column_names AS attnames, p.row_filter AS rowfilter, p.filter_columns
+      FROM reshard.published_leaves($1) AS p
 ), member AS (
     SELECT l.oid, l.attnames, l.rowfilter, l.filter_columns, true AS leaf FROM leaf AS l
     UNION
@@ -36,28 +21,8 @@ WITH RECURSIVE rule AS (
       FROM member AS m
       JOIN pg_class AS c ON c.oid = m.oid
       JOIN pg_namespace AS n ON n.oid = c.relnamespace
-      LEFT JOIN LATERAL (
-            SELECT r.column_names, r.method
-              FROM rule AS r
-              LEFT JOIN LATERAL (
-                       SELECT min(a.distance) AS distance
-                         FROM (SELECT m.oid AS oid, 0 AS distance
-                               UNION ALL
-                               SELECT p.relid, p.ordinality
-                                 FROM pg_partition_ancestors(m.oid)
-                                      WITH ORDINALITY AS p (relid, ordinality)) AS a
-                         JOIN pg_class AS x ON x.oid = a.oid
-                         JOIN pg_namespace AS y ON y.oid = x.relnamespace
-                        WHERE x.relname = r.table_name
-                          AND y.nspname = coalesce(r.schema_name, y.nspname)
-                   ) AS named ON r.table_name IS NOT NULL
-             WHERE named.distance IS NOT NULL
-                OR (r.table_name IS NULL
-                    AND r.column_names <@ ARRAY(SELECT a.attname FROM pg_attribute AS a
-                                                 WHERE a.attrelid = m.oid AND a.attnum > 0
-                                                   AND NOT a.attisdropped))
-             ORDER BY named.distance NULLS LAST, r.ordinality
-             LIMIT 1) AS k ON true
+     CROSS JOIN rule AS r
+     CROSS JOIN LATERAL reshard.key_by_rules(m.oid, r.rules) AS k
 ), key_column AS (
     -- One row for each column of a table's key; attnum is null where the table lacks it.
     SELECT k.oid AS relation, c.nr, c.name, c.name = ANY (k.attnames) AS published,

@@ -7,7 +7,7 @@
 //!
 //! What the coordinator calls, in a worker (futures that use the local database
 //! between awaits):
-//! - [`install_helpers`] brings `sql/shard.sql` onto the shards; before all else.
+//! - [`install_helpers`] brings `sql/shard.sql` and what every server has onto the shards; before all else.
 //! - [`plan()`] fills the plan of a task; nothing where it has one.
 //! - [`Stage::open`] takes a planned task to its shards: it waits for statements
 //!   of an earlier worker that still run there, and learns what has been applied.
@@ -57,8 +57,13 @@ use crate::error::{Context, Result};
 use crate::remote::{self, Purpose};
 
 /// All that a shard gets, as plain SQL that can be run again.
-const SHARD_SQL: &str =
-    concat!(include_str!("../../sql/shard.sql"), "\n", include_str!("../../sql/fence.sql"));
+const SHARD_SQL: &str = concat!(
+    include_str!("../../sql/shard.sql"),
+    "\n",
+    include_str!("../../sql/every_server.sql"),
+    "\n",
+    include_str!("../../sql/fence.sql")
+);
 
 /// Brings the helper objects of reshard onto all shards of a cluster; harmless
 /// where they are.
