@@ -29,12 +29,9 @@ fn reshard_start(
     options: default!(Option<JsonB>, "'{}'"),
 ) -> i64 {
     let auto_cutover = given(auto_cutover, "auto_cutover");
-    let (source, destination) = (given(source, "source"), given(destination, "destination"));
-    let publication = given(publication, "publication");
-    or_raise(options_of(given(options, "options")).and_then(|options| {
-        let options = Options { auto_cutover, ..options };
-        start(Type::Reshard, source, destination, publication, options)
-    }))
+    begin(Type::Reshard, [source, destination, publication], options, |options| {
+        Ok(Options { auto_cutover, ..options })
+    })
 }
 
 /// Copies the tables of a publication into a schema that is there, then keeps
@@ -51,16 +48,12 @@ fn reshard_copy_data(
     slot_name: default!(Option<String>, "NULL"),
     options: default!(Option<JsonB>, "'{}'"),
 ) -> i64 {
-    let (source, destination) = (given(source, "source"), given(destination, "destination"));
-    let publication = given(publication, "publication");
-    or_raise(options_of(given(options, "options")).and_then(|options| {
-        if slot_name.is_some() {
-            return Err(Error::argument("a copy can't begin at an existing slot")
-                .detail("A slot that exists has no snapshot to copy from any more.")
-                .hint("Leave slot_name out; reshard_replicate() takes an existing slot."));
-        }
-        start(Type::CopyData, source, destination, publication, options)
-    }))
+    begin(Type::CopyData, [source, destination, publication], options, |options| match slot_name {
+        Some(_) => Err(Error::argument("a copy can't begin at an existing slot")
+            .detail("A slot that exists has no snapshot to copy from any more.")
+            .hint("Leave slot_name out; reshard_replicate() takes an existing slot.")),
+        None => Ok(options),
+    })
 }
 
 /// Replicates without a copy: from now on, or from an existing slot.
@@ -76,15 +69,12 @@ fn reshard_replicate(
     slot_name: default!(Option<String>, "NULL"),
     options: default!(Option<JsonB>, "'{}'"),
 ) -> i64 {
-    let (source, destination) = (given(source, "source"), given(destination, "destination"));
-    let publication = given(publication, "publication");
-    or_raise(options_of(given(options, "options")).and_then(|options| {
+    begin(Type::Replicate, [source, destination, publication], options, |options| {
         if let Some(slot) = &slot_name {
             require_slot(slot)?;
         }
-        let options = Options { slot_name, ..options };
-        start(Type::Replicate, source, destination, publication, options)
-    }))
+        Ok(Options { slot_name, ..options })
+    })
 }
 
 /// Brings one phase of the source's schema to the shards.
@@ -102,13 +92,26 @@ fn reshard_schema_sync(
     options: default!(Option<JsonB>, "'{}'"),
 ) -> i64 {
     let (phase, dry_run) = (given(phase, "phase"), given(dry_run, "dry_run"));
-    let (source, destination) = (given(source, "source"), given(destination, "destination"));
-    let publication = given(publication, "publication");
-    or_raise(options_of(given(options, "options")).and_then(|options| {
+    begin(Type::SchemaSync, [source, destination, publication], options, |options| {
         schema::Phase::parse(phase)?;
-        let options = Options { schema_phase: Some(phase.to_owned()), dry_run, ..options };
-        start(Type::SchemaSync, source, destination, publication, options)
-    }))
+        Ok(Options { schema_phase: Some(phase.to_owned()), dry_run, ..options })
+    })
+}
+
+/// What all of them do: `choose` adds to the options what a verb's own arguments say.
+fn begin(
+    kind: Type,
+    [source, destination, publication]: [Option<&str>; 3],
+    options: Option<JsonB>,
+    choose: impl FnOnce(Options) -> Result<Options>,
+) -> i64 {
+    let (source, destination) = (given(source, "source"), given(destination, "destination"));
+    let (publication, options) = (given(publication, "publication"), given(options, "options"));
+    or_raise(
+        options_of(options)
+            .and_then(choose)
+            .and_then(|options| start(kind, source, destination, publication, options)),
+    )
 }
 
 fn options_of(options: JsonB) -> Result<Options> {

@@ -275,30 +275,24 @@ pub(crate) fn snapshot_lost(task_id: i64, wave: i32, node: ShardNo, pid: i32) ->
             "UPDATE reshard.wave SET snapshot = NULL WHERE task_id = $1 AND wave = $2",
             &[Arg::I64(task_id), Arg::I32(wave)],
         )?;
-        release(task_id, node, pid)
+        release(task_id, node, pid, 1)
     })
 }
 
-fn release(task_id: i64, node: ShardNo, pid: i32) -> Result<()> {
+/// Gives a process' parts back, and so many of the tries that each has had.
+fn release(task_id: i64, node: ShardNo, pid: i32, tries: i32) -> Result<()> {
     db::execute(
         "UPDATE reshard.copy_part SET status = 'pending', worker_pid = NULL, \
-                attempts = greatest(0, attempts - 1) \
+                attempts = greatest(0, attempts - $4) \
           WHERE task_id = $1 AND status = 'running' AND worker_pid = $2 AND source_shard = $3",
-        &[Arg::I64(task_id), Arg::I32(pid), Arg::I32(node.as_i32())],
+        &[Arg::I64(task_id), Arg::I32(pid), Arg::I32(node.as_i32()), Arg::I32(tries)],
     )
     .map(|_| ())
 }
 
 /// Frees parts of an earlier process with this one's id.
 pub(crate) fn free_own(task_id: i64, node: ShardNo, pid: i32) -> Result<()> {
-    xact::transaction_async(|| {
-        db::execute(
-            "UPDATE reshard.copy_part SET status = 'pending', worker_pid = NULL \
-              WHERE task_id = $1 AND status = 'running' AND worker_pid = $2 AND source_shard = $3",
-            &[Arg::I64(task_id), Arg::I32(pid), Arg::I32(node.as_i32())],
-        )
-        .map(|_| ())
-    })
+    xact::transaction_async(|| release(task_id, node, pid, 0))
 }
 
 /// Forgets what was copied of tables: they wait for another wave.

@@ -4,6 +4,7 @@ use crate::copy::copier::{Copier, Outcome, Sent};
 use crate::copy::part::{self, Claim, Part};
 use crate::error::{Policy, Result};
 use crate::pg::db;
+use crate::pg::settings::NO_TIMEOUTS;
 use crate::pg::{dynamic_worker, interrupt, memory, progress, xact};
 use crate::{gucs, state};
 
@@ -52,14 +53,8 @@ fn set_up_session() -> Result<()> {
         db::run("SET TimeZone = 'UTC'")?;
         db::run("SET bytea_output = 'hex'")?;
         db::run("SET jit = off")?;
-        db::run("SET statement_timeout = 0")?;
-        db::run("SET lock_timeout = 0")?;
-        db::run("SET idle_in_transaction_session_timeout = 0")?;
-        // From 17 on; a large part takes as long as it takes.
-        db::run(
-            "SELECT pg_catalog.set_config('transaction_timeout', '0', false) \
-              WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL",
-        )
+        // A large part takes as long as it takes.
+        db::run(NO_TIMEOUTS)
     })
 }
 

@@ -4,6 +4,7 @@
 //!
 //! The fence does not hold back a bare `nextval()`: a margin is left out for those
 //! that are called on the old cluster between here and the switch.
+use std::borrow::Borrow;
 use std::rc::Rc;
 
 use futures::future::try_join_all;
@@ -196,8 +197,7 @@ impl Sequences {
         self.prepare_destination(links).await?;
         for (shard, own) in settings {
             let session = links.session(Side::Destination, *shard).await?;
-            let statements: Vec<String> = own.iter().map(|(_, sql)| sql.clone()).collect();
-            set_all(&session, &statements).await?;
+            apply(&session, own).await?;
         }
         Ok(())
     }
@@ -230,9 +230,7 @@ impl Sequences {
             let next = &next;
             async move {
                 failpoint::reach_partly(Step::Sequences, nr).await?;
-                let settings = self.settings_on(*shard, next);
-                let statements: Vec<String> = settings.into_iter().map(|(_, sql)| sql).collect();
-                set_all(session, &statements).await
+                apply(session, &self.settings_on(*shard, next)).await
             }
         }))
         .await?;
@@ -343,9 +341,14 @@ impl Sequences {
     }
 }
 
+async fn apply(session: &Connection, settings: &Settings) -> Result<()> {
+    let statements: Vec<&str> = settings.iter().map(|(_, sql)| sql.as_str()).collect();
+    set_all(session, &statements).await
+}
+
 /// Does not wait for the disk: the handoff does, which comes after it (forward), or
 /// the commit point (back), on the same server.
-async fn set_all(session: &Connection, statements: &[String]) -> Result<()> {
+async fn set_all<S: Borrow<str>>(session: &Connection, statements: &[S]) -> Result<()> {
     match statements.is_empty() {
         true => Ok(()),
         false => {

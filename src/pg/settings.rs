@@ -1,4 +1,4 @@
-//! Settings for the length of a call.
+//! Settings of our sessions, and for the length of a call.
 use std::ffi::CStr;
 
 use pgrx::pg_sys;
@@ -7,6 +7,13 @@ use pgrx::pg_sys;
 /// role's or the database's settings are.
 pub const READING: &[(&CStr, &CStr)] =
     &[(c"DateStyle", c"ISO, MDY"), (c"IntervalStyle", c"postgres"), (c"TimeZone", c"UTC")];
+
+/// Statements that take all time limits off a session, whatever the server or a user has set;
+/// `transaction_timeout` is there from PostgreSQL 17 on.
+pub const NO_TIMEOUTS: &str = "SET statement_timeout = 0; SET lock_timeout = 0; \
+     SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; \
+     SELECT pg_catalog.set_config('transaction_timeout', '0', false) \
+      WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL";
 
 /// Runs `work` under these settings, as a function with SET clauses does
 /// (`fmgr_security_definer` of src/backend/utils/fmgr/fmgr.c). After an ERROR the end of the

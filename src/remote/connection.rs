@@ -9,6 +9,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use crate::error::{Error, Kind, Result};
+use crate::pg::settings::NO_TIMEOUTS;
 use crate::remote::conninfo::Conninfo;
 use crate::remote::quote::ident;
 use crate::remote::tls;
@@ -208,11 +209,8 @@ async fn open(endpoint: &Endpoint, config: &tokio_postgres::Config) -> Result<Co
         return Err(no_superuser(endpoint, config.get_user()));
     }
     connection
-        .batch(
-            "SET search_path = pg_catalog; SET statement_timeout = 0; SET lock_timeout = 0; \
-             SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; \
-             SELECT set_config('transaction_timeout', '0', false) \
-              WHERE current_setting('transaction_timeout', true) IS NOT NULL; \
+        .batch(&format!(
+            "SET search_path = pg_catalog; {NO_TIMEOUTS}; \
              SET default_transaction_isolation = 'read committed'; \
              SET default_transaction_read_only = off; SET default_transaction_deferrable = off; \
              SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; \
@@ -220,8 +218,8 @@ async fn open(endpoint: &Endpoint, config: &tokio_postgres::Config) -> Result<Co
              SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'postgres'; \
              SET extra_float_digits = 3; \
              SET TimeZone = 'UTC'; SET bytea_output = 'hex'; SET row_security = off; \
-             SET synchronous_commit = on; SET jit = off; SET reshard.ddl_guard = off",
-        )
+             SET synchronous_commit = on; SET jit = off; SET reshard.ddl_guard = off"
+        ))
         .await?;
     Ok(connection)
 }

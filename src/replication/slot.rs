@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::pg::settings::NO_TIMEOUTS;
 use crate::remote::quote::literal;
 use crate::remote::{replication, Connection, Endpoint, Purpose};
 use crate::state::flow::Flow;
@@ -32,14 +33,7 @@ pub async fn create_with_snapshot(
     blocked: impl Fn(&str),
 ) -> Result<Exported> {
     let session = replication::connect(endpoint, Purpose::Snapshot).await?;
-    session
-        .batch(
-            "SET idle_in_transaction_session_timeout = 0; SET statement_timeout = 0; \
-             SET idle_session_timeout = 0; SET lock_timeout = 0; \
-             SELECT pg_catalog.set_config('transaction_timeout', '0', false) \
-              WHERE pg_catalog.current_setting('transaction_timeout', true) IS NOT NULL",
-        )
-        .await?;
+    session.batch(NO_TIMEOUTS).await?;
     // A slot name has only lower-case letters, digits and underscores: ours do.
     let command = format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT 'export')");
     let row = {

@@ -535,3 +535,19 @@ async fn ddl_that_commits_before_its_end_is_refused_before_it_begins() {
     })
     .await;
 }
+
+/// The SET clauses of a function without arguments.
+fn settings<'s>(sql: &'s str, function: &str) -> Vec<&'s str> {
+    let (_, definition) = sql.split_once(&format!("FUNCTION reshard.{function}()")).unwrap();
+    let clauses = definition.lines().take_while(|line| !line.starts_with("AS $"));
+    clauses.filter(|line| line.starts_with("SET ")).collect()
+}
+
+/// They are on two servers, so neither can call the other.
+#[test]
+fn replayed_statements_are_run_under_the_settings_they_were_written_under() {
+    let written = settings(include_str!("../../../sql/ddl.sql"), "guard_ddl");
+    let run = settings(include_str!("../../../sql/shard.sql"), "replay_ddl");
+    assert!(written.len() > 4, "{written:?}");
+    assert_eq!(written, run);
+}
