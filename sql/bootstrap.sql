@@ -379,6 +379,7 @@ CREATE TABLE reshard.copy_table (
     key_method text,
     source_key name[],
     source_method text,
+    source_shard int,
     row_filter text,
     filter_columns name[] NOT NULL DEFAULT '{}',
     format text NOT NULL DEFAULT 'binary' CHECK (format IN ('binary', 'text')),
@@ -400,6 +401,7 @@ COMMENT ON COLUMN reshard.copy_table.key_columns IS 'sharding key; null for an o
 COMMENT ON COLUMN reshard.copy_table.key_method IS 'how its values are placed: hash, list or range';
 COMMENT ON COLUMN reshard.copy_table.source_method IS 'how values of source_key are placed on the source';
 COMMENT ON COLUMN reshard.copy_table.source_key IS 'sharding key of a source cluster of several shards; null where each of its shards has the table whole, or where there is one';
+COMMENT ON COLUMN reshard.copy_table.source_shard IS 'the one source shard that its rows come from, where each of several has the table whole; never changed once it is chosen';
 COMMENT ON COLUMN reshard.copy_table.relation IS 'oid in this database';
 COMMENT ON COLUMN reshard.copy_table.row_filter IS 'row filter of the user''s publication, as an expression over the table''s columns';
 COMMENT ON COLUMN reshard.copy_table.filter_columns IS 'columns that row_filter looks at';

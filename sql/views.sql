@@ -32,7 +32,8 @@ WITH part AS (
      GROUP BY p.task_id, p.table_id
 ), progress AS (
     SELECT t.task_id, t.table_id, t.schema_name, t.table_name, t.status, t.bytes_total,
-           t.wave, array_to_string(t.key_columns, ', ') AS key_column, coalesce(p.rows, 0) AS rows, coalesce(p.bytes, 0) AS bytes,
+           t.wave, array_to_string(t.key_columns, ', ') AS key_column, t.source_shard,
+           coalesce(p.rows, 0) AS rows, coalesce(p.bytes, 0) AS bytes,
            CASE WHEN t.status IN ('copied', 'ready') THEN 1.0
                 WHEN t.blocks = 0 THEN 0.0
                 ELSE least(coalesce(p.blocks_done, 0)::numeric / t.blocks, 1.0) END AS share,
@@ -58,7 +59,7 @@ SELECT t.task_id, t.schema_name, t.table_name, t.status, t.rows, t.bytes, t.byte
        CASE WHEN t.status = 'running' AND t.bytes_per_sec > 0
             THEN make_interval(secs => round((1 - t.share) * t.bytes_total / t.bytes_per_sec)::double precision)
        END AS eta,
-       t.started_at, t.finished_at, t.wave, t.key_column, t.error
+       t.started_at, t.finished_at, t.wave, t.key_column, t.error, t.source_shard
   FROM rated AS t;
 COMMENT ON VIEW reshard.table_copies IS
     'progress of every table''s copy; bytes_per_sec is the rate of the last ten seconds, of the whole copy once it has ended [SHOW TABLE_COPIES]';

@@ -2,7 +2,9 @@
 //!
 //! What the coordinator calls, in this order:
 //! - [`plan`]`(task_id, publication, destination)`, in a transaction: one row of
-//!   `reshard.copy_table` for each table. Repeating it adds new tables only.
+//!   `reshard.copy_table` for each table. Repeating it adds new tables only. Where the
+//!   source has several shards, [`plan_source_keys`]`(task_id, source)` and
+//!   [`assign_nodes`]`(task_id, nodes)` say which of them each table comes from.
 //! - [`next_wave`]`(tables)` says which tables go next; then rows of `reshard.wave`
 //!   with the exported snapshots, [`measure`] on each source shard, and
 //!   [`plan_parts`]`(task_id, wave, measured)`, in a transaction: the parts of the
@@ -27,6 +29,7 @@ mod crew;
 mod load;
 mod measure;
 mod nodes;
+mod omni;
 mod part;
 mod plan;
 mod pool;
@@ -36,6 +39,7 @@ mod work;
 pub use assigned::copy_assigned;
 pub use measure::measure;
 pub use nodes::{end_backends, Node};
+pub use omni::assign_nodes;
 pub use part::{met_unplaced, reopen_failed};
 pub use plan::{next_wave, plan, plan_parts, plan_source_keys, waves};
 pub use pool::{run, Finished};

@@ -1,5 +1,5 @@
-//! Tables that each shard of the source has whole: their rows come from the
-//! coordinator alone, so the other copies have to be equal to its.
+//! Tables that each shard of the source has whole: the rows of each come from one of
+//! them alone, so the other copies have to be equal to its.
 use std::time::Duration;
 
 use futures::future::try_join_all;
@@ -199,8 +199,8 @@ pub fn node_omni_tables(facts: &Facts<'_>) -> Vec<Finding> {
             )
             .object(table.clone())
             .detail(format!(
-                "It has no sharding key of cluster \"{}\", so that its rows come from this database \
-                 alone: other rows would be lost.",
+                "It has no sharding key of cluster \"{}\", so that its rows come from one of its \
+                 shards alone: other rows would be lost.",
                 facts.source.name
             ))
             .hint("Declare its sharding key, or make it the same on all shards of the source.")

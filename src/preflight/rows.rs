@@ -78,7 +78,7 @@ async fn look(
 }
 
 /// Adds what another shard of the source says. Of a table that each of them has whole,
-/// the rows of this database alone move.
+/// the rows of one alone move.
 fn add(facts: &Facts<'_>, content: &mut Content, found: Found) {
     for (key, crosses) in content.foreign_keys.iter_mut().zip(found.crosses) {
         key.crosses = either(key.crosses, crosses);

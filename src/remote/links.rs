@@ -40,15 +40,6 @@ impl Links {
         self.node
     }
 
-    /// The shard of a side that tables come from which each shard has whole: this
-    /// database, or the first one of the destination.
-    pub fn first(&self, side: Side) -> ShardNo {
-        match side {
-            Side::Source => self.node,
-            Side::Destination => ShardNo(0),
-        }
-    }
-
     /// The other shards of the source, with a session on each.
     ///
     /// # Errors

@@ -35,8 +35,7 @@ pub async fn prepare_reverse(
     let (publisher, subscriber) = (Direction::Reverse.publisher(), Direction::Reverse.subscriber());
     let placed_on = links.cluster(subscriber);
     let own = |shard: ShardNo| {
-        let first = links.first(publisher);
-        let of = tables.iter().filter(move |table| table.comes_from(publisher, shard, first));
+        let of = tables.iter().filter(move |table| table.comes_from(publisher, shard));
         of.cloned().collect::<Vec<Table>>()
     };
     let mut filters = FiltersOf::new();

@@ -146,6 +146,7 @@ mod tests {
             key_method: None,
             source_key: None,
             source_method: None,
+            source_shard: None,
             row_filter: filter.map(Into::into),
             filter_columns: Vec::new(),
             identity: "d".into(),

@@ -31,6 +31,9 @@ pub struct Table {
     pub source_key: Option<Vec<String>>,
     /// How its values are placed on the source.
     pub source_method: Option<Method>,
+    /// The one shard of a source of several that its rows come from, where each of them has it
+    /// whole.
+    pub source_shard: Option<ShardNo>,
     /// Row filter of the user's publication.
     pub row_filter: Option<String>,
     /// The columns that it looks at.
@@ -64,10 +67,14 @@ impl Table {
         self.sharding_key(side).is_some()
     }
 
-    /// Whether its rows come from this shard of a side; `first` is the one that
-    /// tables come from which each shard has whole.
-    pub fn comes_from(&self, side: Side, shard: ShardNo, first: ShardNo) -> bool {
-        self.is_sharded(side) || shard == first
+    /// Whether its rows come from this shard of a side. Where each shard has it whole they
+    /// come from one alone: on the destination from the first.
+    pub fn comes_from(&self, side: Side, shard: ShardNo) -> bool {
+        let only = match side {
+            Side::Source => self.source_shard,
+            Side::Destination => (!self.is_sharded(side)).then_some(ShardNo(0)),
+        };
+        only.is_none_or(|only| only == shard)
     }
 
     /// The columns of its sharding keys of these sides, each once.

@@ -43,7 +43,7 @@ impl<'a> Job<'a> {
         let (mut publishers, mut copies) = (Vec::new(), Vec::new());
         for server in self.on(publisher) {
             let party = self.party(server).await?;
-            match self.table.comes_from(publisher, server.shard, self.links.first(publisher)) {
+            match self.table.comes_from(publisher, server.shard) {
                 true => publishers.push(party),
                 false => copies.push(party),
             }

@@ -100,10 +100,7 @@ impl Worker {
             let shape = self.shape(table).await?;
             let nodes: Vec<&Connection> = sessions
                 .iter()
-                .filter(|s| {
-                    s.side == Side::Source
-                        && table.comes_from(Side::Source, s.shard, self.links.node())
-                })
+                .filter(|s| s.side == Side::Source && table.comes_from(Side::Source, s.shard))
                 .map(|s| &s.session)
                 .collect();
             cut::cut(self.task.id, table, &shape, &nodes, &every, sample).await?;

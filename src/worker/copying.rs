@@ -174,10 +174,12 @@ pub async fn prepare(migration: &Migration) -> Result<FiltersOf> {
     transaction(|| {
         traffic::ensure(&migration.task.source)?;
         copy::plan(id, &migration.task.publication, &migration.task.destination)?;
-        match links.cluster(Side::Source).size() {
-            1 => Ok(()),
-            _ => copy::plan_source_keys(id, &migration.task.source),
+        let source = links.cluster(Side::Source);
+        if source.size() > 1 {
+            copy::plan_source_keys(id, &migration.task.source)?;
+            copy::assign_nodes(id, source.numbers())?;
         }
+        Ok(())
     })?;
     let tables = migration.tables()?;
 

@@ -104,11 +104,8 @@ pub async fn publish(
         let node = flow.shard_on(Side::Source);
         let session = migration.links.session(Side::Source, node).await?;
         let subscriber = flow.shard_on(Side::Destination);
-        let own: Vec<Table> = tables
-            .iter()
-            .filter(|t| t.comes_from(Side::Source, node, migration.links.node()))
-            .cloned()
-            .collect();
+        let own: Vec<Table> =
+            tables.iter().filter(|t| t.comes_from(Side::Source, node)).cloned().collect();
         let filters = filter::of_publisher(filters, node)?;
         publication::create(&session, flow, &own, filters, subscriber).await?;
     }
@@ -166,7 +163,7 @@ async fn plan_parts(migration: &Migration, number: i32) -> Result<()> {
         let own: Vec<&Table> = tables
             .iter()
             .filter(|t| t.wave == Some(number) && t.status == "pending")
-            .filter(|t| t.comes_from(Side::Source, *node, links.node()))
+            .filter(|t| t.comes_from(Side::Source, *node))
             .collect();
         async move { copy::measure(session, *node, &own).await }
     }))

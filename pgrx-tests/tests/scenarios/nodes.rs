@@ -2,10 +2,13 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 use reshard_scenarios::load::{Active, Load, LoadOptions};
+use reshard_scenarios::migration::PUBLICATION;
 use reshard_scenarios::oracle::{compare_when_quiet, helper_objects, Footprint};
-use reshard_scenarios::{Migration, Result, Rig, RigOptions, Stop};
+use reshard_scenarios::{Migration, Result, Rig, RigOptions, Server, Session, Stop};
+use tokio::sync::watch;
 
 use super::common::{application_of_several, check_outcome, restart, run, KEY, STEP};
 
@@ -21,13 +24,123 @@ fn writers() -> LoadOptions {
     LoadOptions { followers: 6, ..LoadOptions::default() }
 }
 
+/// Omni tables of several sizes, beside `settings`. One refers to another: both have to come
+/// from one node, or a TRUNCATE of both would end the replication.
+const OMNI_TABLES: &str = "
+CREATE TABLE catalog (id bigint PRIMARY KEY, stamp text NOT NULL, filler text NOT NULL);
+INSERT INTO catalog SELECT g, 'seed', repeat(md5(g::text), 8) FROM generate_series(1, 4000) g;
+CREATE TABLE prices (id bigint PRIMARY KEY REFERENCES catalog, stamp text NOT NULL);
+INSERT INTO prices SELECT g, 'seed' FROM generate_series(1, 1000) g;
+CREATE TABLE regions (id bigint PRIMARY KEY, stamp text NOT NULL, filler text NOT NULL);
+INSERT INTO regions SELECT g, 'seed', repeat(md5(g::text), 8) FROM generate_series(1, 2000) g;
+CREATE TABLE currencies (id bigint PRIMARY KEY, stamp text NOT NULL);
+";
+
+/// The same on all of these servers, as an application keeps the copies of omni tables equal.
+async fn on_all(servers: impl IntoIterator<Item = &Server>, sql: &str) -> Result<()> {
+    for server in servers {
+        server.execute(sql).await?;
+    }
+    Ok(())
+}
+
+/// Each omni table comes from one node, the largest, and what refers to it, from another one than
+/// the rest: so say the progress of the copy and the publications of all flows.
+async fn check_nodes_of_omni_tables(rig: &Rig, migration: &Migration) -> Result<()> {
+    const NAMES: &str = "('catalog', 'prices', 'regions', 'currencies', 'settings')";
+    let nodes = ["0 catalog", "0 prices", "1 currencies", "1 regions", "1 settings"];
+    let session = rig.source.connect().await?;
+    let by_view = |view: &str| {
+        format!(
+            "SELECT DISTINCT format('%s %s', source_shard, table_name) FROM reshard.{view}
+              WHERE task_id = {} AND table_name IN {NAMES} ORDER BY 1",
+            migration.id
+        )
+    };
+    assert_eq!(session.column(&by_view("table_copies")).await?, nodes);
+    // One of them is empty: it has no part.
+    let copied = ["0 catalog", "0 prices", "1 regions", "1 settings"];
+    assert_eq!(session.column(&by_view("node_copies")).await?, copied);
+    for (number, node) in rig.sources().into_iter().enumerate() {
+        let node = node.connect().await?;
+        let published = node
+            .column(&format!(
+                "SELECT format('%s %s in %s', {number}, tablename, count(*))
+                   FROM pg_publication_tables
+                  WHERE pubname <> '{PUBLICATION}' AND tablename IN {NAMES}
+                  GROUP BY tablename ORDER BY 1"
+            ))
+            .await?;
+        let own = nodes.iter().filter(|table| table.starts_with(&number.to_string()));
+        let flows = rig.shards.len();
+        assert_eq!(published, own.map(|table| format!("{table} in {flows}")).collect::<Vec<_>>());
+    }
+    Ok(())
+}
+
+/// Changes rows of omni tables of all nodes until told to stop: each change, one transaction,
+/// on all copies of one cluster. One that is refused on the way is made again on all copies
+/// of the other cluster. An UPDATE may well come twice.
+async fn write_omni_tables(rig: Arc<Rig>, stop: watch::Receiver<bool>) -> Result<u64> {
+    const PAUSE: Duration = Duration::from_millis(10);
+    let mut active = connect_all(rig.sources()).await?;
+    let mut closed = connect_all(&rig.shards).await?;
+    let mut rounds = 0;
+    while !*stop.borrow() {
+        rounds += 1;
+        let change: Vec<String> = ["catalog", "prices", "regions", "settings"]
+            .into_iter()
+            .map(|table| {
+                let id = 1 + rounds % 97;
+                format!("UPDATE {table} SET stamp = 'round {rounds}' WHERE id = {id}")
+            })
+            .collect();
+        while let Err(error) = write_all(&active, &change.join("; ")).await {
+            if error.sqlstate() != Some("25006") {
+                return Err(error);
+            }
+            std::mem::swap(&mut active, &mut closed);
+            tokio::time::sleep(PAUSE).await;
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(rounds)
+}
+
+async fn connect_all(servers: impl IntoIterator<Item = &Server>) -> Result<Vec<Session>> {
+    let mut sessions = Vec::new();
+    for server in servers {
+        sessions.push(server.connect().await?);
+    }
+    Ok(sessions)
+}
+
+async fn write_all(copies: &[Session], change: &str) -> Result<()> {
+    for copy in copies {
+        copy.execute(change).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_move_to_three_shards_and_back_and_leave_nothing() {
     several(2, 3, |rig| async move {
         application_of_several(&rig, 2_000).await?;
+        on_all(rig.sources(), OMNI_TABLES).await?;
         let migration = Migration::start(&rig, false).await?;
         migration.watch(&["replicating"], STEP).await?;
+        check_nodes_of_omni_tables(&rig, &migration).await?;
+        on_all(
+            rig.sources(),
+            "TRUNCATE prices, catalog;
+             INSERT INTO catalog SELECT g, 'new', '' FROM generate_series(1, 500) g;
+             INSERT INTO prices SELECT g, 'new' FROM generate_series(1, 400) g;
+             DELETE FROM regions WHERE id % 3 = 0;
+             INSERT INTO currencies VALUES (1, 'first')",
+        )
+        .await?;
         compare_when_quiet(&rig, KEY, STEP).await?;
+        migration.verify(STEP).await?;
         migration.cutover(STEP).await?;
         for (number, node) in rig.sources().into_iter().enumerate() {
             let refused = node.execute("UPDATE orders SET stamp = stamp").await.unwrap_err();
@@ -36,17 +149,31 @@ async fn two_nodes_move_to_three_shards_and_back_and_leave_nothing() {
         for shard in &rig.shards {
             shard.execute("UPDATE orders SET stamp = 'there' WHERE id % 7 = 0").await?;
         }
-        rig.shards[0].execute("UPDATE settings SET stamp = 'whole' WHERE id = 1").await?;
-        for shard in &rig.shards[1..] {
-            shard.execute("UPDATE settings SET stamp = 'whole' WHERE id = 1").await?;
-        }
+        on_all(
+            &rig.shards,
+            "UPDATE settings SET stamp = 'whole' WHERE id = 1;
+             UPDATE catalog SET stamp = 'there' WHERE id % 5 = 0; DELETE FROM prices WHERE id > 300;
+             UPDATE regions SET stamp = 'there' WHERE id % 5 = 0;
+             INSERT INTO currencies VALUES (2, 'second')",
+        )
+        .await?;
         compare_when_quiet(&rig, KEY, STEP).await?;
         let refused = rig.shards[0].execute("TRUNCATE events").await.unwrap_err();
         assert_eq!(refused.sqlstate(), Some("0A000"), "{refused}");
         migration.rollback(STEP).await?;
         rig.nodes[0].execute("UPDATE orders SET stamp = 'again' WHERE id % 11 = 0").await?;
+        on_all(
+            rig.sources(),
+            "DELETE FROM settings WHERE id = 2; UPDATE catalog SET stamp = 'again' WHERE id % 7 = 0;
+             INSERT INTO prices VALUES (450, 'again'); DELETE FROM regions WHERE id % 7 = 0;
+             UPDATE currencies SET stamp = 'again'",
+        )
+        .await?;
         compare_when_quiet(&rig, KEY, STEP).await?;
         migration.cutover(STEP).await?;
+        on_all(&rig.shards, "TRUNCATE prices, catalog; DELETE FROM regions WHERE id % 5 = 0")
+            .await?;
+        compare_when_quiet(&rig, KEY, STEP).await?;
         migration.complete(STEP).await?;
         for server in rig.servers() {
             let fenced = rig.sources().iter().any(|s| s.name() == server.name());
@@ -63,10 +190,17 @@ async fn two_nodes_move_to_three_shards_and_back_and_leave_nothing() {
 async fn switches_under_writers(sources: usize, shards: usize) {
     several(sources, shards, |rig| async move {
         application_of_several(&rig, 2_000).await?;
+        on_all(rig.sources(), OMNI_TABLES).await?;
         let load = Load::start(&rig, &writers());
         load.each_acknowledged(20, STEP).await?;
         let migration = Migration::start(&rig, false).await?;
+        // Not before: preflight has compared the copies.
+        let stop = watch::channel(false);
+        let omni = tokio::spawn(write_omni_tables(Arc::clone(&rig), stop.1));
         migration.watch(&["replicating"], STEP).await?;
+        let session = rig.source.connect().await?;
+        let used = "SELECT count(DISTINCT source_shard) FROM reshard.table_copies";
+        assert_eq!(session.one::<usize>(used).await?, sources);
         for number in 0..4 {
             match number % 2 {
                 0 => migration.cutover(STEP).await?,
@@ -76,6 +210,8 @@ async fn switches_under_writers(sources: usize, shards: usize) {
         }
         migration.cutover(STEP).await?;
         load.each_acknowledged(20, STEP).await?;
+        stop.0.send_replace(true);
+        println!("{} changes of omni tables", omni.await.unwrap()?);
         let outcome = load.finish().await?;
         assert_eq!(outcome.active, Active::Shards);
         check_outcome(&rig, &outcome).await
@@ -132,6 +268,7 @@ async fn cancel_leaves_nothing_behind_on_any_node() {
 async fn kill_in(phases: &'static [&'static str]) {
     several(2, 3, move |rig| async move {
         application_of_several(&rig, 60_000).await?;
+        on_all(rig.sources(), OMNI_TABLES).await?;
         let load = Load::start(&rig, &writers());
         let migration = Migration::start(&rig, false).await?;
         let seen = migration.watch(phases, STEP).await?;
