@@ -2,7 +2,7 @@
 # make test       all quick tests; make test-all: the long ones too
 # make install    the extension and its schema planner, into the server that PG_CONFIG names
 # make check      formatting and lints
-# make bench      the copy against a floor and against peers, 1 -> 4 and up to 1 -> 16
+# make bench      the copy against a floor and against peers: 1 -> 4, up to 1 -> 16, and 3 -> 4
 # make bench-cutover   the pause of 50 switches, as clients see it
 #
 # PG=16 or PG=18 takes another PostgreSQL than Debian's 15, PG_CONFIG=path any

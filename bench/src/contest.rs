@@ -39,56 +39,62 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// A hash-partitioned table of the key's type: peers filter by it.
+    /// A hash-partitioned table of the key's type, made with the data: peers filter by it.
     pub const PLACEMENT: &'static str = "bench.placement";
 
-    /// Declares the cluster `bench_N` of the rig's first `shards` shards, and a
-    /// publication of `tables`.
+    /// Declares the source, the cluster `bench_N` of the rig's first `shards` shards, and
+    /// a publication of `tables`.
     pub async fn new(rig: &Arc<Rig>, shards: usize, tables: &'static [Table]) -> Result<Self> {
-        let session = rig.source.connect().await?;
-        session
-            .execute(&format!(
+        let names: Vec<&str> = tables.iter().map(|(name, _)| *name).collect();
+        for node in rig.sources() {
+            node.execute(&format!(
                 "CREATE EXTENSION IF NOT EXISTS reshard;
-                 CREATE SCHEMA IF NOT EXISTS bench;
-                 CREATE TABLE IF NOT EXISTS {} (k bigint) PARTITION BY HASH (k);
                  DROP PUBLICATION IF EXISTS {PUBLICATION};
                  CREATE PUBLICATION {PUBLICATION} FOR TABLE {}",
-                Self::PLACEMENT,
-                tables.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ")
+                names.join(", ")
             ))
             .await?;
+        }
         let setup = Self {
             rig: Arc::clone(rig),
             shards,
             tables,
             definitions: shell::pre_data(&rig.source).await?,
         };
+        setup.declare().await?;
+        Ok(setup)
+    }
+
+    /// Declares both clusters, where that has not been done. Rows of several source
+    /// shards are spread by the same key.
+    async fn declare(&self) -> Result<()> {
+        let session = self.rig.source.connect().await?;
+        let destination = self.cluster();
         let known: i64 = session
             .one(&format!(
                 "SELECT count(*) FROM reshard.clusters WHERE name = {}",
-                literal(&setup.cluster())
+                literal(&destination)
             ))
             .await?;
-        if known == 0 {
-            let add = |cluster: &str, number: usize, server: &Server| {
-                format!(
-                    "SELECT reshard_add_shard({}, {number}, {})",
-                    literal(cluster),
-                    literal(&server.conninfo())
-                )
-            };
-            session.execute(&add(SOURCE, 0, &rig.source)).await?;
-            for (number, shard) in setup.shards().iter().enumerate() {
-                session.execute(&add(&setup.cluster(), number, shard)).await?;
-            }
-            session
-                .execute(&format!(
-                    "SELECT reshard_set_sharding_key({}, '{KEY}')",
-                    literal(&setup.cluster())
-                ))
-                .await?;
+        if known > 0 {
+            return Ok(());
         }
-        Ok(setup)
+        let (nodes, shards) = (self.rig.sources(), self.shards().iter().collect::<Vec<_>>());
+        for (cluster, servers) in [(SOURCE, nodes), (&destination, shards)] {
+            let name = literal(cluster);
+            for (number, server) in servers.iter().enumerate() {
+                let conninfo = literal(&server.conninfo());
+                session
+                    .execute(&format!("SELECT reshard_add_shard({name}, {number}, {conninfo})"))
+                    .await?;
+            }
+            if cluster != SOURCE || servers.len() > 1 {
+                session
+                    .execute(&format!("SELECT reshard_set_sharding_key({name}, '{KEY}')"))
+                    .await?;
+            }
+        }
+        Ok(())
     }
 
     /// The servers.
@@ -119,7 +125,10 @@ impl Setup {
             session.execute(&self.definitions).await?;
             session.execute("CHECKPOINT").await?;
         }
-        self.rig.source.execute("CHECKPOINT").await
+        for node in self.rig.sources() {
+            node.execute("CHECKPOINT").await?;
+        }
+        Ok(())
     }
 
     async fn copy(&self) -> Result<Cost> {
@@ -139,7 +148,8 @@ impl Setup {
     }
 }
 
-/// Everyone, round after round.
+/// Everyone, round after round. pgcopydb copies one database, so it has no part where the
+/// source has several shards.
 pub async fn peers(setup: &Setup, rounds: usize) -> Result<Results> {
     let rig = setup.rig();
     let files = rig.folder().join("shard0/files");
@@ -161,10 +171,12 @@ pub async fn peers(setup: &Setup, rounds: usize) -> Result<Results> {
         note(PIPES, measure(rig, run::psql_pipes(setup)).await?);
         run::counts(setup, setup.shards()).await?;
 
-        setup.clear().await?;
-        let folder = rig.folder().join("pgcopydb");
-        note(PGCOPYDB, measure(rig, run::pgcopydb(setup, &target[0], &folder)).await?);
-        run::counts(setup, target).await?;
+        if rig.nodes.is_empty() {
+            setup.clear().await?;
+            let folder = rig.folder().join("pgcopydb");
+            note(PGCOPYDB, measure(rig, run::pgcopydb(setup, &target[0], &folder)).await?);
+            run::counts(setup, target).await?;
+        }
 
         setup.clear().await?;
         note(NATIVE, measure(rig, run::subscriptions(setup)).await?);

@@ -9,7 +9,7 @@ use reshard_scenarios::{Error, Result, Server};
 use tokio::task::JoinSet;
 
 use crate::contest::Setup;
-use crate::data::KEY;
+use crate::data::{tables_of, KEY};
 use crate::shell;
 
 /// The longest that any of them may take.
@@ -82,27 +82,29 @@ pub async fn reshard(setup: &Setup) -> Result<(Migration, Duration)> {
     }
 }
 
-/// A pipe of two psql for each shard, all shards at once, one table after the other.
+/// A pipe of two psql from each shard of the source to each shard, all at once, one table
+/// after the other.
 pub async fn psql_pipes(setup: &Setup) -> Result<()> {
-    let psql = setup.rig().source.installation().program("psql");
+    let rig = setup.rig();
+    let psql = rig.source.installation().program("psql");
     let psql = psql.display();
-    let from = shell::address(&setup.rig().source);
     let mut pipes = JoinSet::new();
-    for (number, shard) in setup.shards().iter().enumerate() {
-        let to = shell::address(shard);
-        let line: Vec<String> = setup
-            .tables()
-            .iter()
-            .map(|(table, sharded)| {
-                let filter = filter(setup, *sharded, number);
-                format!(
-                    "{psql} -Xq -v ON_ERROR_STOP=1 -d '{from}' -c \"COPY (SELECT * FROM {table}{filter}) TO STDOUT (FORMAT binary)\" \
-                     | {psql} -Xq -v ON_ERROR_STOP=1 -d '{to}' -c \"COPY {table} FROM STDIN (FORMAT binary)\""
-                )
-            })
-            .collect();
-        let line = line.join(" && ");
-        pipes.spawn(async move { shell::bash(&line).await });
+    for node in rig.sources() {
+        let from = shell::address(node);
+        for (number, shard) in setup.shards().iter().enumerate() {
+            let to = shell::address(shard);
+            let line: Vec<String> = tables_of(rig, node, setup.tables())
+                .map(|(table, sharded)| {
+                    let filter = filter(setup, *sharded, number);
+                    format!(
+                        "{psql} -Xq -v ON_ERROR_STOP=1 -d '{from}' -c \"COPY (SELECT * FROM {table}{filter}) TO STDOUT (FORMAT binary)\" \
+                         | {psql} -Xq -v ON_ERROR_STOP=1 -d '{to}' -c \"COPY {table} FROM STDIN (FORMAT binary)\""
+                    )
+                })
+                .collect();
+            let line = line.join(" && ");
+            pipes.spawn(async move { shell::bash(&line).await });
+        }
     }
     all(pipes).await
 }
@@ -123,42 +125,36 @@ pub async fn pgcopydb(setup: &Setup, target: &Server, folder: &Path) -> Result<(
     outcome
 }
 
-/// Native subscriptions that copy, one a shard, with the placement as row filter.
+/// Native subscriptions that copy, one of each shard to each shard of the source, with
+/// the placement as row filter.
 pub async fn subscriptions(setup: &Setup) -> Result<()> {
-    let source = setup.rig().source.connect().await?;
-    for number in 0..setup.shards().len() {
-        let tables: Vec<String> = setup
-            .tables()
-            .iter()
-            .map(|(table, sharded)| {
-                let filter = filter(setup, *sharded, number).replace(" WHERE ", "");
-                let filter = if filter.is_empty() { filter } else { format!(" WHERE ({filter})") };
-                format!("TABLE {table}{filter}")
-            })
-            .collect();
-        source
-            .execute(&format!(
-                "CREATE PUBLICATION bench_{number} FOR {} WITH (publish = 'insert')",
-                tables.join(", ")
-            ))
-            .await?;
-    }
+    publish(setup).await?;
+    let nodes = setup.rig().sources();
+    let copies: usize =
+        nodes.iter().map(|node| tables_of(setup.rig(), node, setup.tables()).count()).sum();
     let mut subscribers = JoinSet::new();
     for (number, shard) in setup.shards().iter().enumerate() {
         let session = shard.connect().await?;
-        let connection = shell::address(&setup.rig().source);
-        let tables = setup.tables().len();
+        let addresses: Vec<String> = nodes.iter().map(|node| shell::address(node)).collect();
         subscribers.spawn(async move {
-            session
-                .execute(&format!(
-                    "CREATE SUBSCRIPTION bench_{number} CONNECTION '{connection}' PUBLICATION bench_{number}"
-                ))
-                .await?;
-            wait_until(DEADLINE, "a subscription's tables to be copied", || async {
+            let mut enable = String::new();
+            for (node, address) in addresses.iter().enumerate() {
+                let name = subscription(node, number);
+                session
+                    .execute(&format!(
+                        "CREATE SUBSCRIPTION {name} CONNECTION '{address}' PUBLICATION bench_{number} WITH (enabled = false)"
+                    ))
+                    .await?;
+                enable += &format!("ALTER SUBSCRIPTION {name} ENABLE;");
+            }
+            // In one transaction: once it has started workers, the launcher of version 15
+            // starts no others for wal_retrieve_retry_interval.
+            session.execute(&enable).await?;
+            wait_until(DEADLINE, "a shard's subscriptions to have copied their tables", || async {
                 let copied: i64 = session
                     .one("SELECT count(*) FROM pg_subscription_rel WHERE srsubstate IN ('s', 'r')")
                     .await?;
-                Ok(copied == tables as i64)
+                Ok(copied == copies as i64)
             })
             .await
         });
@@ -166,13 +162,47 @@ pub async fn subscriptions(setup: &Setup) -> Result<()> {
     all(subscribers).await
 }
 
+/// A publication for each shard, on every shard of the source.
+async fn publish(setup: &Setup) -> Result<()> {
+    for node in setup.rig().sources() {
+        let session = node.connect().await?;
+        for number in 0..setup.shards().len() {
+            let tables: Vec<String> = tables_of(setup.rig(), node, setup.tables())
+                .map(|(table, sharded)| {
+                    let filter = filter(setup, *sharded, number).replace(" WHERE ", "");
+                    let filter =
+                        if filter.is_empty() { filter } else { format!(" WHERE ({filter})") };
+                    format!("TABLE {table}{filter}")
+                })
+                .collect();
+            session
+                .execute(&format!(
+                    "CREATE PUBLICATION bench_{number} FOR {} WITH (publish = 'insert')",
+                    tables.join(", ")
+                ))
+                .await?;
+        }
+    }
+    Ok(())
+}
+
+/// Name of a shard's subscription to a shard of the source, and of its slot there.
+fn subscription(node: usize, shard: usize) -> String {
+    format!("bench_{node}_{shard}")
+}
+
 /// Ends what [`subscriptions`] left.
 pub async fn end_subscriptions(setup: &Setup) -> Result<()> {
+    let nodes = setup.rig().sources();
     for (number, shard) in setup.shards().iter().enumerate() {
-        shard.execute(&format!("DROP SUBSCRIPTION bench_{number}")).await?;
+        for node in 0..nodes.len() {
+            shard.execute(&format!("DROP SUBSCRIPTION {}", subscription(node, number))).await?;
+        }
     }
-    for number in 0..setup.shards().len() {
-        setup.rig().source.execute(&format!("DROP PUBLICATION bench_{number}")).await?;
+    for node in nodes {
+        for number in 0..setup.shards().len() {
+            node.execute(&format!("DROP PUBLICATION bench_{number}")).await?;
+        }
     }
     Ok(())
 }
@@ -198,23 +228,25 @@ async fn all<T: 'static>(mut running: JoinSet<Result<T>>) -> Result<()> {
 
 /// Rows of every table over the shards, to see that all have done the same work.
 pub async fn counts(setup: &Setup, shards: &[Server]) -> Result<()> {
+    let rig = setup.rig();
     for (table, sharded) in setup.tables() {
-        let mut rows = 0;
-        for shard in shards {
-            rows +=
-                shard.connect().await?.one::<i64>(&format!("SELECT count(*) FROM {table}")).await?;
-        }
-        let expected: i64 = setup
-            .rig()
-            .source
-            .connect()
-            .await?
-            .one(&format!("SELECT count(*) FROM {table}"))
-            .await?;
-        let expected = if *sharded { expected } else { expected * shards.len() as i64 };
-        if rows != expected {
-            return Err(Error::Unexpected(format!("{table}: {rows} rows instead of {expected}")));
+        let found = rows(table, shards).await?;
+        let expected = match sharded {
+            true => rows(table, rig.sources()).await?,
+            false => rows(table, [&rig.source]).await? * shards.len() as i64,
+        };
+        if found != expected {
+            return Err(Error::Unexpected(format!("{table}: {found} rows instead of {expected}")));
         }
     }
     Ok(())
+}
+
+async fn rows<'s>(table: &str, servers: impl IntoIterator<Item = &'s Server>) -> Result<i64> {
+    let mut rows = 0;
+    for server in servers {
+        let session = server.connect().await?;
+        rows += session.one::<i64>(&format!("SELECT count(*) FROM {table}")).await?;
+    }
+    Ok(rows)
 }

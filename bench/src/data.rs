@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use reshard_scenarios::{Result, Rig};
+use futures::future::try_join_all;
+use reshard_scenarios::{Result, Rig, Server};
 
 /// A table, and whether its rows are spread over the shards.
 pub type Table = (&'static str, bool);
@@ -16,7 +17,7 @@ pub const KEY: &str = "tenant_id";
 
 /// What was loaded.
 pub struct Loaded {
-    /// Bytes of all tables on the source, out-of-line values included.
+    /// Bytes of all that is copied, as it lies on the source, out-of-line values included.
     pub bytes: i64,
 }
 
@@ -26,16 +27,40 @@ impl fmt::Display for Loaded {
     }
 }
 
-/// Makes and fills the tables on the source, `scale` times as many rows as usual.
+/// Those of `tables` whose rows come from a shard of the source: omni tables are copied
+/// from one alone.
+pub fn tables_of<'t>(
+    rig: &Rig,
+    node: &Server,
+    tables: &'t [Table],
+) -> impl Iterator<Item = &'t Table> {
+    let all = node.name() == rig.source.name();
+    tables.iter().filter(move |(_, sharded)| all || *sharded)
+}
+
+/// Makes and fills the tables on all shards of the source, `scale` times as many rows
+/// as usual.
 pub async fn load(rig: &Rig, scale: f64) -> Result<Loaded> {
-    let session = rig.source.connect().await?;
-    session.execute(&format!("SET bench.scale = {scale}")).await?;
-    session.execute(include_str!("../data.sql")).await?;
-    // Hint bits and visibility, once for all: whoever comes first must not pay for them.
-    session.execute("VACUUM (FREEZE, ANALYZE)").await?;
-    session.execute("CHECKPOINT").await?;
-    let bytes = session
-        .one("SELECT sum(pg_table_size(oid))::bigint FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace")
-        .await?;
-    Ok(Loaded { bytes })
+    let nodes = rig.sources();
+    let count = nodes.len();
+    let fills = nodes.into_iter().enumerate().map(|(number, node)| async move {
+        let session = node.connect().await?;
+        session
+            .execute(&format!(
+                "SET bench.scale = {scale}; SET bench.nodes = {count}; SET bench.node = {number}"
+            ))
+            .await?;
+        session.execute(include_str!("../data.sql")).await?;
+        // Hint bits and visibility, once for all: whoever comes first must not pay for them.
+        session.execute("VACUUM (FREEZE, ANALYZE)").await?;
+        session.execute("CHECKPOINT").await?;
+        let names: Vec<&str> = tables_of(rig, node, TABLES).map(|(name, _)| *name).collect();
+        session
+            .one::<i64>(&format!(
+                "SELECT sum(pg_table_size(t))::bigint FROM unnest('{{{}}}'::regclass[]) AS t",
+                names.join(",")
+            ))
+            .await
+    });
+    Ok(Loaded { bytes: try_join_all(fills).await?.into_iter().sum() })
 }

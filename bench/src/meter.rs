@@ -11,11 +11,12 @@ use reshard_scenarios::{Result, Rig, Server};
 pub struct Cost {
     /// From the call to the last row committed.
     pub time: Duration,
-    /// CPU seconds of the source, its workers included.
+    /// CPU seconds of the source, its workers and all its shards included.
     pub source_cpu: f64,
     /// CPU seconds of all shards.
     pub shards_cpu: f64,
-    /// The most memory of its own that a copy worker had, in bytes.
+    /// The most memory of its own that a copy worker had, in bytes. Where the source has
+    /// several shards, the others copy with ordinary backends, which don't count.
     pub worker_memory: u64,
 }
 
@@ -69,10 +70,10 @@ impl Took for Duration {
     }
 }
 
-/// CPU seconds so far, of the source and of all shards.
+/// CPU seconds so far, of all shards of the source and of all those of the destination.
 fn cpu(rig: &Rig) -> Result<(f64, f64)> {
     let servers: Vec<&Server> = rig.servers().collect();
     let seconds = cpu_seconds(&servers)?;
-    let source = seconds.first().copied().unwrap_or(0.0);
-    Ok((source, seconds.iter().skip(1).sum()))
+    let (source, shards) = seconds.split_at(rig.sources().len());
+    Ok((source.iter().sum(), shards.iter().sum()))
 }

@@ -6,10 +6,10 @@ use crate::contest::{Growth, Results, FLOOR, NATIVE, PGCOPYDB, PIPES, RESHARD};
 use crate::data::Loaded;
 use crate::meter::Cost;
 
-/// The contest's table.
-pub fn contest(results: &Results, loaded: &Loaded) {
+/// The table of a contest from so many shards of the source.
+pub fn contest(nodes: usize, results: &Results, loaded: &Loaded) {
     let ours = median(results.get(RESHARD).map_or(&[], Vec::as_slice));
-    println!("\n== 1 -> {}, medians", crate::SHARDS);
+    println!("\n== {nodes} -> {}, medians", crate::SHARDS);
     println!(
         "{:<36} {:>8} {:>8} {:>8} {:>10} {:>9} {:>9} {:>12}",
         "", "seconds", "fastest", "slowest", "its time/", "source", "shards", "worker"
