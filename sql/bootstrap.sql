@@ -305,6 +305,44 @@ COMMENT ON TABLE reshard.joined_task IS
 COMMENT ON COLUMN reshard.joined_task.token IS 'tells the coordinating database from others, in names of objects too';
 COMMENT ON COLUMN reshard.joined_task.shard IS 'number of this database in the source cluster';
 
+CREATE TABLE reshard.coordinator (
+    token text PRIMARY KEY,
+    shard int NOT NULL,
+    address text
+);
+COMMENT ON TABLE reshard.coordinator IS
+    'databases whose tasks this one shows: other shards of its cluster, where these tasks run; to delete a row is to forget what it has sent';
+COMMENT ON COLUMN reshard.coordinator.token IS 'tells the database from others, as reshard.token() there does';
+COMMENT ON COLUMN reshard.coordinator.shard IS 'its number in the source cluster';
+COMMENT ON COLUMN reshard.coordinator.address IS 'host, port and database as they are declared there';
+
+CREATE TABLE reshard.mirrored_row (
+    view_name text NOT NULL,
+    token text NOT NULL REFERENCES reshard.coordinator (token) ON DELETE CASCADE,
+    root_id bigint NOT NULL,
+    key jsonb NOT NULL,
+    shown jsonb NOT NULL,
+    generation timestamptz NOT NULL,
+    PRIMARY KEY (view_name, token, root_id, key)
+);
+COMMENT ON TABLE reshard.mirrored_row IS
+    'rows of another shard''s views about a task that runs there: the views here show them beside their own';
+COMMENT ON COLUMN reshard.mirrored_row.root_id IS 'the task there; rows about its children belong to it';
+COMMENT ON COLUMN reshard.mirrored_row.key IS 'tells the rows of a view and task apart';
+COMMENT ON COLUMN reshard.mirrored_row.shown IS 'the row, by names of columns';
+COMMENT ON COLUMN reshard.mirrored_row.generation IS
+    'when all rows of the view and task were last sent: what is older is gone there';
+
+CREATE TABLE reshard.mirror (
+    task_id bigint NOT NULL REFERENCES reshard.task (id) ON DELETE CASCADE,
+    shard int NOT NULL,
+    sent_at timestamptz,
+    PRIMARY KEY (task_id, shard)
+);
+COMMENT ON TABLE reshard.mirror IS
+    'other shards of the source cluster, whose views show what the views here show of a task';
+COMMENT ON COLUMN reshard.mirror.sent_at IS 'all that was committed by then is there';
+
 -- Schema sync ---------------------------------------------------------------
 
 CREATE TABLE reshard.schema_plan (

@@ -56,7 +56,7 @@ CREATE TABLE reshard.verification_difference (
 COMMENT ON TABLE reshard.verification_difference IS
     'rows that differ, the first ones of each table; the view reshard.differences shows them';
 
-CREATE VIEW reshard.verifications AS
+CREATE VIEW reshard.own_verifications AS
 WITH compared AS (
     SELECT c.task_id, c.table_id,
            count(*) FILTER (WHERE c.status <> 'left_out') AS chunks,
@@ -70,7 +70,7 @@ WITH compared AS (
       FROM reshard.verification_chunk AS c
      GROUP BY c.task_id, c.table_id
 ), progress AS (
-    SELECT t.task_id, t.schema_name, t.table_name, t.key_columns, t.bytes_total,
+    SELECT t.task_id, t.table_id, t.schema_name, t.table_name, t.key_columns, t.bytes_total,
            coalesce(c.chunks, 0) AS chunks, coalesce(c.chunks_done, 0) AS chunks_done,
            coalesce(c.chunks_left_out, 0) AS chunks_left_out,
            coalesce(c.rows, 0) AS rows, coalesce(c.differences, 0) AS differences,
@@ -92,15 +92,44 @@ SELECT p.task_id, p.schema_name, p.table_name,
        round(p.bytes_total::numeric * p.chunks_done / greatest(1, p.chunks + p.chunks_left_out)
              / greatest(extract(epoch FROM coalesce(p.finished_at, clock_timestamp()) - p.started_at),
                         0.001))::bigint AS bytes_per_sec,
-       p.started_at, p.finished_at, p.key_columns, p.chunks_left_out
+       p.started_at, p.finished_at, p.key_columns, p.chunks_left_out, p.table_id
   FROM progress AS p;
+COMMENT ON VIEW reshard.own_verifications IS 'tables that tasks of this database compare';
+
+CREATE VIEW reshard.verifications AS
+SELECT v.task_id, v.schema_name, v.table_name, v.status, v.rows, v.differences, v.in_flux, v.chunks,
+       v.chunks_done, v.percent, v.bytes_total, v.bytes_per_sec, v.started_at, v.finished_at,
+       v.key_columns, v.chunks_left_out, NULL::int AS node
+  FROM reshard.own_verifications AS v
+UNION ALL
+SELECT v.task_id, v.schema_name, v.table_name, v.status, v.rows, v.differences, v.in_flux, v.chunks,
+       v.chunks_done, v.percent, v.bytes_total, v.bytes_per_sec, v.started_at, v.finished_at,
+       v.key_columns, v.chunks_left_out, n.shard
+  FROM reshard.mirrored_row AS m
+  JOIN reshard.coordinator AS n ON n.token = m.token
+ CROSS JOIN LATERAL jsonb_populate_record(NULL::reshard.own_verifications, m.shown) AS v
+ WHERE m.view_name = 'verifications';
 COMMENT ON VIEW reshard.verifications IS
     'every table that was, or is being, compared on both clusters, with its progress and what came of it';
 
-CREATE VIEW reshard.differences AS
-SELECT d.task_id, t.schema_name, t.table_name, d.kind, d.cluster, d.shard, d.key, d.columns, d.found_at
+CREATE VIEW reshard.own_differences AS
+SELECT d.task_id, t.schema_name, t.table_name, d.kind, d.cluster, d.shard, d.key, d.columns, d.found_at,
+       d.table_id, d.chunk_no, d.difference_no
   FROM reshard.verification_difference AS d
   JOIN reshard.verification_table AS t ON t.task_id = d.task_id AND t.table_id = d.table_id;
+COMMENT ON VIEW reshard.own_differences IS 'rows that tasks of this database found to differ';
+
+CREATE VIEW reshard.differences AS
+SELECT d.task_id, d.schema_name, d.table_name, d.kind, d.cluster, d.shard, d.key, d.columns, d.found_at,
+       NULL::int AS node
+  FROM reshard.own_differences AS d
+UNION ALL
+SELECT d.task_id, d.schema_name, d.table_name, d.kind, d.cluster, d.shard, d.key, d.columns, d.found_at,
+       n.shard
+  FROM reshard.mirrored_row AS m
+  JOIN reshard.coordinator AS n ON n.token = m.token
+ CROSS JOIN LATERAL jsonb_populate_record(NULL::reshard.own_differences, m.shown) AS d
+ WHERE m.view_name = 'differences';
 COMMENT ON VIEW reshard.differences IS
     'rows that differ between the clusters, or could not be verified: the first ones of each table, reshard.verifications counts all';
 COMMENT ON COLUMN reshard.differences.kind IS

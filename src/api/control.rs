@@ -4,7 +4,7 @@ use pgrx::JsonB;
 
 use crate::api::admin;
 use crate::api::argument::given;
-use crate::api::foreseen;
+use crate::api::{elsewhere, foreseen};
 use crate::error::{Error, Result};
 use crate::pg::db::{self, Arg};
 use crate::pg::report::or_raise;
@@ -53,7 +53,7 @@ fn args(dry_run: bool, options: serde_json::Value) -> Result<Args> {
 }
 
 fn cutover(id: Option<i64>, args: &Args) -> Result<i64> {
-    admin::require_workers()?;
+    elsewhere::require_here(id)?;
     let (root, forward) = match id {
         Some(id) => {
             let task = task::load(id)?;
@@ -101,7 +101,7 @@ fn goes_forth(root: &Task) -> Result<bool> {
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_rollback(task_id: default!(Option<i64>, "NULL")) -> i64 {
-    or_raise(admin::require_workers().and_then(|()| {
+    or_raise(elsewhere::require_here(task_id).and_then(|()| {
         let root = match task_id {
             Some(id) => task::load_root(id)?,
             None => only_migration()?,
@@ -166,7 +166,7 @@ fn ask_switch(root: &Task, verb: Verb, args: &Args) -> Result<i64> {
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_complete(task_id: Option<i64>) -> i64 {
     let task_id = given(task_id, "task_id");
-    or_raise(admin::require_workers().and_then(|()| {
+    or_raise(elsewhere::require_here(Some(task_id)).and_then(|()| {
         let root = task::load_root(task_id)?;
         require_migration(&root)?;
         if root.status == Status::Succeeded {
@@ -204,7 +204,7 @@ fn reshard_complete(task_id: Option<i64>) -> i64 {
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_cancel(task_id: Option<i64>) -> i64 {
     let task_id = given(task_id, "task_id");
-    or_raise(admin::require_workers().and_then(|()| {
+    or_raise(elsewhere::require_here(Some(task_id)).and_then(|()| {
         let root = task::load_root(task_id)?;
         if root.status.is_final() {
             notice!("task {} has ended already: {}", root.id, root.status.as_str());
@@ -238,7 +238,7 @@ fn reshard_cancel(task_id: Option<i64>) -> i64 {
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_stop_task(task_id: Option<i64>) -> i64 {
     let task_id = given(task_id, "task_id");
-    or_raise(admin::require_workers().and_then(|()| {
+    or_raise(elsewhere::require_here(Some(task_id)).and_then(|()| {
         let root = foreseen::of(task::load_root(task_id)?)?;
         if root.status.is_final() || root.stopped {
             notice!("task {} does not run", root.id);
@@ -257,7 +257,7 @@ fn reshard_stop_task(task_id: Option<i64>) -> i64 {
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_resume(task_id: Option<i64>) -> i64 {
     let task_id = given(task_id, "task_id");
-    or_raise(admin::require_workers().and_then(|()| {
+    or_raise(elsewhere::require_here(Some(task_id)).and_then(|()| {
         let root = task::load_root(task_id)?;
         let task = foreseen::of(root.clone())?;
         if task.status.is_final() {

@@ -4,6 +4,7 @@ mod admin;
 mod argument;
 mod control;
 mod ddl;
+mod elsewhere;
 mod foreseen;
 mod mapping;
 mod node;

@@ -1,8 +1,8 @@
 //! The verb that compares both clusters of a migration.
 use pgrx::prelude::*;
 
-use crate::api::admin;
 use crate::api::argument::given;
+use crate::api::elsewhere;
 use crate::error::{Error, Result};
 use crate::pg::report::or_raise;
 use crate::pg::shmem;
@@ -37,7 +37,7 @@ fn reshard_verify(
 }
 
 fn verify(id: Option<i64>, tables: Option<&[u32]>, sample: f64) -> Result<i64> {
-    admin::require_workers()?;
+    elsewhere::require_here(id)?;
     if !(sample > 0.0 && sample <= 100.0) {
         return Err(Error::argument(format!("sample_percent {sample} is out of range"))
             .detail("It must be above 0 and at most 100."));

@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 use pgrx::datum::Interval;
 use pgrx::prelude::*;
 
-use crate::api::admin;
 use crate::api::argument::given;
+use crate::api::{admin, elsewhere};
 use crate::error::{Error, Kind, Result};
 use crate::pg::index_safe::IndexSafe;
 use crate::pg::interrupt;
@@ -35,6 +35,7 @@ fn reshard_wait(
 
 fn wait_for(id: i64, until: &str, timeout: Option<Interval>) -> Result<String> {
     admin::require()?;
+    elsewhere::refuse(Some(id))?;
     if wait::snapshot_is_fixed()? {
         return Err(Error::state("reshard_wait() can't see changes in this transaction")
             .hint("Call it under READ COMMITTED."));

@@ -9,6 +9,7 @@ use futures::future::try_join_all;
 
 use crate::cluster::Side;
 use crate::cutover::bounds::Bounds;
+use crate::cutover::hold::Hold;
 use crate::cutover::{failpoint, Step};
 use crate::error::{Error, Kind, Result};
 use crate::gucs::DrainAction;
@@ -30,6 +31,7 @@ const ANSWER: Duration = Duration::from_secs(12);
 /// Sessions that can hold the lease: opened before, since opening takes time.
 pub struct Lease {
     sessions: Vec<Connection>,
+    _hold: Hold,
 }
 
 impl Lease {
@@ -39,6 +41,7 @@ impl Lease {
     /// A server can't be reached.
     pub async fn open(links: &Links, side: Side) -> Result<Self> {
         let shards = &links.cluster(side).shards;
+        let hold = Hold::begin();
         let sessions = try_join_all(shards.iter().map(|shard| async move {
             let session = connect(shard, Purpose::Fence).await?;
             // A server that waits for the lock has to notice that nobody waits with it.
@@ -46,7 +49,7 @@ impl Lease {
             Ok::<_, Error>(session)
         }))
         .await?;
-        Ok(Self { sessions })
+        Ok(Self { sessions, _hold: hold })
     }
 
     /// Waits until all transactions that have written have ended, and holds those

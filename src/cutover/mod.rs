@@ -13,6 +13,7 @@ pub mod bounds;
 pub mod check;
 pub mod failpoint;
 pub mod fence;
+pub mod hold;
 pub mod lanes;
 pub mod recover;
 pub mod sequences;

@@ -184,7 +184,7 @@ pub fn connections(facts: &Facts<'_>) -> Vec<Finding> {
         check_name: "connections",
         setting: "max_connections",
         what: "free connections",
-        need: i.sources * (SESSIONS + if nodes > 1 { copying } else { 0 })
+        need: i.sources * (SESSIONS + if nodes > 1 { copying + 1 } else { 0 })
             + i.destinations * (SESSIONS + (copying * nodes + building).min(most.max(nodes + 1))),
         used: i.facts.used_connections,
         max: i.facts.max_connections,

@@ -63,6 +63,8 @@ pub enum Purpose {
     Node,
     /// Comparing rows.
     Verify,
+    /// Having another source shard show how a task stands.
+    Mirror,
 }
 
 impl Purpose {
@@ -77,6 +79,7 @@ impl Purpose {
             Self::Fence => "reshard fence",
             Self::Node => "reshard node",
             Self::Verify => "reshard verify",
+            Self::Mirror => "reshard mirror",
         }
     }
 }

@@ -64,6 +64,9 @@ const UNKEPT_SECRETS: &[&str] =
 /// Keywords whose value must never be shown.
 const SECRET_KEYWORDS: &[&str] = &["password", "sslpassword"];
 
+/// Keywords that say where a database is.
+const ADDRESS_KEYWORDS: &[&str] = &["host", "hostaddr", "port", "dbname"];
+
 /// A connection string as keyword and value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Conninfo(BTreeMap<String, String>);
@@ -130,6 +133,11 @@ impl Conninfo {
     /// The string that a person may see.
     pub fn redacted(&self) -> String {
         render(self.0.iter().filter(|(k, _)| !SECRET_KEYWORDS.contains(&k.as_str())))
+    }
+
+    /// Where the database is, and no more: for those who log in by their own name.
+    pub fn address(&self) -> String {
+        render(self.0.iter().filter(|(k, _)| ADDRESS_KEYWORDS.contains(&k.as_str())))
     }
 
     /// The configuration for tokio-postgres.
@@ -333,6 +341,8 @@ mod tests {
     fn secrets_are_not_shown() {
         let c = Conninfo::parse("host=h password=hunter2").unwrap();
         assert!(!format!("{c:?}").contains("hunter2"));
+        let whole = Conninfo::parse("host=h port=5 dbname=d user=u password=hunter2").unwrap();
+        assert_eq!(whole.address(), "dbname=d host=h port=5");
         let (open, secret) = c.split_secret();
         assert!(!open.to_libpq().contains("hunter2"));
         assert_eq!(open.with_secret(secret), c);

@@ -2,10 +2,12 @@
 //! decides nothing.
 pub mod cluster;
 pub mod cutover;
+pub mod elsewhere;
 pub mod event;
 pub mod flow;
 pub mod intent;
 pub mod mapping;
+pub mod mirror;
 pub mod options;
 pub mod schema;
 pub mod table;

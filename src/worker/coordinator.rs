@@ -1,6 +1,7 @@
 //! The coordinator of one database: keeps a driver running for each task that
-//! is unfinished or has an intent waiting. Holds nothing that a restart would
-//! miss, apart from exported snapshots, whose loss makes a second wave.
+//! is unfinished or has an intent waiting, and a mirror for each other shard of its source.
+//! Holds nothing that a restart would miss, apart from exported snapshots, whose loss makes
+//! a second wave.
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -15,8 +16,9 @@ use crate::error::Result;
 use crate::pg::xact::transaction;
 use crate::pg::{db, interrupt, runtime, shmem};
 use crate::remote::Connection;
+use crate::state::mirror::{self, Feed};
 use crate::state::{intent, task};
-use crate::worker::driver;
+use crate::worker::{driver, mirroring};
 
 /// How long a coordinator without work stays.
 const IDLE: Duration = Duration::from_secs(20);
@@ -92,20 +94,24 @@ fn has_work() -> Result<bool> {
     if !db::truth("SELECT true FROM pg_catalog.pg_extension WHERE extname = 'reshard'", &[])? {
         return Ok(false);
     }
-    Ok(!task::unfinished_roots()?.is_empty() || !intent::tasks_with_pending()?.is_empty())
+    Ok(!task::unfinished_roots()?.is_empty()
+        || !intent::tasks_with_pending()?.is_empty()
+        || !mirror::unsettled()?.is_empty())
 }
 
 async fn run(shared: Rc<Shared>, database: u32, pid: i32) -> Result<()> {
     let mut drivers: HashMap<i64, JoinHandle<()>> = HashMap::new();
+    let mut mirrors: HashMap<Feed, JoinHandle<()>> = HashMap::new();
     let mut idle_since = Instant::now();
     loop {
         drivers.retain(|_, driver| !driver.is_finished());
+        mirrors.retain(|_, mirror| !mirror.is_finished());
         let wanted = transaction(|| {
             let mut ids: Vec<i64> = task::unfinished_roots()?.into_iter().map(|t| t.id).collect();
             ids.extend(intent::tasks_with_pending()?);
-            Ok(ids)
+            Ok((ids, mirror::unsettled()?))
         });
-        let wanted = match wanted {
+        let (wanted, feeds) = match wanted {
             Ok(wanted) => wanted,
             // DROP EXTENSION took the tables away: there is nothing left to do.
             Err(error) if error.sqlstate() == "42P01" || error.sqlstate() == "3F000" => {
@@ -119,7 +125,11 @@ async fn run(shared: Rc<Shared>, database: u32, pid: i32) -> Result<()> {
                 .entry(id)
                 .or_insert_with(|| tokio::task::spawn_local(driver::run(id, Rc::clone(&shared))));
         }
-        if !drivers.is_empty() || !shared.snapshots.borrow().is_empty() {
+        for feed in feeds {
+            mirrors.entry(feed).or_insert_with(|| tokio::task::spawn_local(mirroring::run(feed)));
+        }
+        let is_idle = drivers.is_empty() && mirrors.is_empty();
+        if !is_idle || !shared.snapshots.borrow().is_empty() {
             idle_since = Instant::now();
         } else if idle_since.elapsed() > IDLE {
             shmem::unregister_coordinator(database, pid);

@@ -10,6 +10,7 @@ mod ending;
 mod flowing;
 pub mod launcher;
 mod migration;
+mod mirroring;
 mod overtaken;
 mod phases;
 mod traffic;

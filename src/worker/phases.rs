@@ -9,7 +9,7 @@ use crate::pg::xact::transaction;
 use crate::schema;
 use crate::state::task::{self, Phase, Status, Task, Type};
 use crate::state::traffic as flag;
-use crate::state::{self, event, table};
+use crate::state::{self, event, mirror, table};
 use crate::worker::auto::Auto;
 use crate::worker::coordinator::Shared;
 use crate::worker::migration::Migration;
@@ -31,7 +31,13 @@ pub enum Next {
 pub async fn run(task: Task, shared: &Rc<Shared>, auto: &Auto) -> Result<Next> {
     let id = task.id;
     if task.status == Status::Pending {
-        transaction(|| task::set_phase(id, task.phase))?;
+        transaction(|| {
+            task::set_phase(id, task.phase)?;
+            match task.parent_id {
+                Some(_) => Ok(()),
+                None => mirror::begin(&task),
+            }
+        })?;
     }
     match task.kind {
         Type::SchemaSync => return schema_sync(&task).await.map(|()| Next::Look),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use reshard_scenarios::load::{Active, Load, LoadOptions};
 use reshard_scenarios::migration::PUBLICATION;
 use reshard_scenarios::oracle::{compare_when_quiet, helper_objects, Footprint};
+use reshard_scenarios::wait::{wait_for, Seen};
 use reshard_scenarios::{Migration, Result, Rig, RigOptions, Server, Session, Stop};
 use tokio::sync::watch;
 
@@ -122,6 +123,94 @@ async fn write_all(copies: &[Session], change: &str) -> Result<()> {
     Ok(())
 }
 
+/// Views about tasks, each with the columns that change from one look to the next.
+const VIEWS: [(&str, &str); 10] = [
+    ("schema_sync", ""),
+    ("table_copies", ""),
+    ("node_copies", ""),
+    ("copy_totals", ""),
+    ("replication_slots", ",active,confirmed_lsn,lag_bytes,retained_bytes,error,updated_at"),
+    ("cutovers", ""),
+    ("verifications", ""),
+    ("differences", ""),
+    ("events", ""),
+    ("tasks", ",updated_at"),
+];
+
+/// Whether a view has no rows until something was switched, or compared.
+fn may_be_empty(view: &str) -> bool {
+    matches!(view, "cutovers" | "verifications" | "differences")
+}
+
+/// Every other node shows what the coordinator shows, and says that it is there.
+async fn all_nodes_show_the_same(rig: &Rig) -> Result<()> {
+    for node in &rig.nodes {
+        for (view, moving) in VIEWS {
+            let sql = format!(
+                "SELECT (to_jsonb(v) - '{{node{moving}}}'::text[])::text FROM reshard.{view} AS v ORDER BY 1"
+            );
+            wait_for(STEP, format!("reshard.{view} on {}", node.name()), || async {
+                let here = rig.source.connect().await?.column(&sql).await?;
+                let there = node.connect().await?.column(&sql).await?;
+                let is_there = !here.is_empty() || may_be_empty(view);
+                Ok(match is_there && here == there {
+                    true => Seen::Done(()),
+                    false => {
+                        Seen::NotYet(format!("{here:#?} on the coordinator, {there:#?} there"))
+                    }
+                })
+            })
+            .await?;
+            let places = format!("SELECT DISTINCT node FROM reshard.{view}");
+            let there = node.connect().await?.column(&places).await?;
+            assert!(there == ["0"] || there.is_empty() && may_be_empty(view), "{view}: {there:?}");
+            let here = rig.source.connect().await?.column(&places).await?;
+            assert!(here.iter().all(String::is_empty), "{view}: {here:?}");
+        }
+    }
+    Ok(())
+}
+
+/// A verb on another node says where the task is; `says` is how its message begins.
+async fn refused_elsewhere(node: &Server, says: &str, calls: &[String]) -> Result<()> {
+    for call in calls {
+        let refused = node.execute(&format!("SELECT {call}")).await.unwrap_err();
+        assert_eq!(refused.sqlstate(), Some("55000"), "{call}: {refused}");
+        let error = refused.sql().unwrap();
+        assert_eq!(error.message, format!("{says} on shard 0 of cluster \"prod\""), "{call}");
+        let hint = error.hint.as_deref().unwrap_or_default();
+        assert!(hint.contains("port=") && hint.contains("dbname=app"), "{call}: {hint}");
+        assert!(!error.full_text().contains("password"), "{call}: {hint}");
+    }
+    Ok(())
+}
+
+/// All verbs about a task, by its number.
+fn verbs(id: i64) -> Vec<String> {
+    let verbs =
+        ["cutover", "rollback", "complete", "cancel", "stop_task", "resume", "wait", "verify"];
+    verbs.map(|verb| format!("reshard_{verb}({id})")).to_vec()
+}
+
+/// A row that differs is named on every node, until it is mended.
+async fn differences_are_shown_everywhere(rig: &Rig, migration: &Migration) -> Result<()> {
+    let shard = rig.shards[0].connect().await?;
+    shard.execute("SET application_name = 'reshard repair'").await?;
+    let first = "WHERE id = (SELECT min(id) FROM orders)";
+    shard.execute(&format!("UPDATE orders SET stamp = concat(stamp, '!') {first}")).await?;
+    let task = migration.begin_verify().await?;
+    task.watch(&["failed"], STEP).await?;
+    all_nodes_show_the_same(rig).await?;
+    let named = "SELECT table_name || ' ' || kind FROM reshard.differences";
+    assert_eq!(rig.nodes[0].text(named).await?.as_deref(), Some("orders different"));
+    shard.execute(&format!("UPDATE orders SET stamp = left(stamp, -1) {first}")).await?;
+    task.verb("reshard_resume").await?;
+    task.watch(&["succeeded"], STEP).await?;
+    all_nodes_show_the_same(rig).await?;
+    assert_eq!(rig.nodes[0].text(named).await?, None);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_nodes_move_to_three_shards_and_back_and_leave_nothing() {
     several(2, 3, |rig| async move {
@@ -141,7 +230,19 @@ async fn two_nodes_move_to_three_shards_and_back_and_leave_nothing() {
         .await?;
         compare_when_quiet(&rig, KEY, STEP).await?;
         migration.verify(STEP).await?;
+        all_nodes_show_the_same(&rig).await?;
+        let mut calls = verbs(migration.id);
+        calls.extend(["cutover", "rollback", "verify"].map(|verb| format!("reshard_{verb}()")));
+        let runs = format!("task {} runs", migration.id);
+        refused_elsewhere(&rig.nodes[0], &runs, &calls).await?;
+        assert_eq!(migration.state().await?.phase, "replicating");
+        differences_are_shown_everywhere(&rig, &migration).await?;
         migration.cutover(STEP).await?;
+        all_nodes_show_the_same(&rig).await?;
+        let flags = "SELECT active_cluster || ' ' || epoch FROM reshard.traffic";
+        assert_eq!(rig.nodes[0].text(flags).await?.as_deref(), Some("prod_sharded 1"));
+        let steps = "SELECT count(*) FROM reshard.cutovers WHERE step = 'commit'";
+        assert_eq!(rig.nodes[0].text(steps).await?.as_deref(), Some("1"));
         for (number, node) in rig.sources().into_iter().enumerate() {
             let refused = node.execute("UPDATE orders SET stamp = stamp").await.unwrap_err();
             assert_eq!(refused.sqlstate(), Some("25006"), "node {number}");
@@ -175,6 +276,13 @@ async fn two_nodes_move_to_three_shards_and_back_and_leave_nothing() {
             .await?;
         compare_when_quiet(&rig, KEY, STEP).await?;
         migration.complete(STEP).await?;
+        all_nodes_show_the_same(&rig).await?;
+        let ended = "SELECT status || ' ' || phase FROM reshard.tasks WHERE parent_id IS NULL";
+        assert_eq!(rig.nodes[0].text(ended).await?.as_deref(), Some("succeeded complete"));
+        let ran = format!("task {} ran", migration.id);
+        refused_elsewhere(&rig.nodes[0], &ran, &verbs(migration.id)).await?;
+        let none = rig.nodes[0].execute("SELECT reshard_cutover()").await.unwrap_err();
+        assert_eq!(none.sqlstate(), Some("42704"), "{none}");
         for server in rig.servers() {
             let fenced = rig.sources().iter().any(|s| s.name() == server.name());
             let left = helper_objects(server, fenced).await?;
@@ -279,7 +387,8 @@ async fn kill_in(phases: &'static [&'static str]) {
         migration.cutover(STEP).await?;
         load.each_acknowledged(10, STEP).await?;
         let outcome = load.finish().await?;
-        check_outcome(&rig, &outcome).await
+        check_outcome(&rig, &outcome).await?;
+        all_nodes_show_the_same(&rig).await
     })
     .await;
 }
