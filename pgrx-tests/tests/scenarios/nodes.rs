@@ -163,7 +163,11 @@ async fn all_nodes_show_the_same(rig: &Rig) -> Result<()> {
             .await?;
             let places = format!("SELECT DISTINCT node FROM reshard.{view}");
             let there = node.connect().await?.column(&places).await?;
-            assert!(there == ["0"] || there.is_empty() && may_be_empty(view), "{view}: {there:?}");
+            let expected = [coordinator(rig).to_string()];
+            assert!(
+                there == expected || there.is_empty() && may_be_empty(view),
+                "{view}: {there:?}"
+            );
             let here = rig.source.connect().await?.column(&places).await?;
             assert!(here.iter().all(String::is_empty), "{view}: {here:?}");
         }
@@ -171,13 +175,19 @@ async fn all_nodes_show_the_same(rig: &Rig) -> Result<()> {
     Ok(())
 }
 
+/// Number of the source shard that tasks are started on.
+fn coordinator(rig: &Rig) -> usize {
+    rig.nodes.len()
+}
+
 /// A verb on another node says where the task is; `says` is how its message begins.
-async fn refused_elsewhere(node: &Server, says: &str, calls: &[String]) -> Result<()> {
+async fn refused_elsewhere(rig: &Rig, says: &str, calls: &[String]) -> Result<()> {
+    let place = format!("{says} on shard {} of cluster \"prod\"", coordinator(rig));
     for call in calls {
-        let refused = node.execute(&format!("SELECT {call}")).await.unwrap_err();
+        let refused = rig.nodes[0].execute(&format!("SELECT {call}")).await.unwrap_err();
         assert_eq!(refused.sqlstate(), Some("55000"), "{call}: {refused}");
         let error = refused.sql().unwrap();
-        assert_eq!(error.message, format!("{says} on shard 0 of cluster \"prod\""), "{call}");
+        assert_eq!(error.message, place, "{call}");
         let hint = error.hint.as_deref().unwrap_or_default();
         assert!(hint.contains("port=") && hint.contains("dbname=app"), "{call}: {hint}");
         assert!(!error.full_text().contains("password"), "{call}: {hint}");
@@ -234,7 +244,7 @@ async fn two_nodes_move_to_three_shards_and_back_and_leave_nothing() {
         let mut calls = verbs(migration.id);
         calls.extend(["cutover", "rollback", "verify"].map(|verb| format!("reshard_{verb}()")));
         let runs = format!("task {} runs", migration.id);
-        refused_elsewhere(&rig.nodes[0], &runs, &calls).await?;
+        refused_elsewhere(&rig, &runs, &calls).await?;
         assert_eq!(migration.state().await?.phase, "replicating");
         differences_are_shown_everywhere(&rig, &migration).await?;
         migration.cutover(STEP).await?;
@@ -280,7 +290,7 @@ async fn two_nodes_move_to_three_shards_and_back_and_leave_nothing() {
         let ended = "SELECT status || ' ' || phase FROM reshard.tasks WHERE parent_id IS NULL";
         assert_eq!(rig.nodes[0].text(ended).await?.as_deref(), Some("succeeded complete"));
         let ran = format!("task {} ran", migration.id);
-        refused_elsewhere(&rig.nodes[0], &ran, &verbs(migration.id)).await?;
+        refused_elsewhere(&rig, &ran, &verbs(migration.id)).await?;
         let none = rig.nodes[0].execute("SELECT reshard_cutover()").await.unwrap_err();
         assert_eq!(none.sqlstate(), Some("42704"), "{none}");
         for server in rig.servers() {
