@@ -349,7 +349,7 @@ fn is_asked(id: i64, verb: Verb, args: &Args) -> Result<bool> {
     let same =
         intent::waiting(id)?.pop().is_some_and(|last| last.verb == verb && &last.args == args);
     if same {
-        notice!("task {id} was asked for this already");
+        notice!("this was asked of task {id} already: it waits for a worker, or is under way");
     }
     Ok(same)
 }

@@ -17,8 +17,8 @@ use crate::cutover::fence;
 use crate::error::{Error, Policy, Result};
 use crate::pg::xact::transaction;
 use crate::replication::filter::{self, FiltersOf};
-use crate::replication::guard;
 use crate::replication::settle::{self, Identity, Settings};
+use crate::replication::{guard, marker};
 use crate::schema;
 use crate::state::table::{self, Table};
 use crate::state::task::Type;
@@ -31,6 +31,11 @@ use crate::worker::{flowing, waves};
 const LOOK: Duration = Duration::from_millis(250);
 /// How often the slots that wait for tables and their keys are looked at.
 const WATCH: Duration = Duration::from_secs(1);
+
+/// How often foreign keys are validated that don't hold yet.
+const VALIDATIONS: u32 = 10;
+/// How long what was on its way then may take.
+const MARKER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Phase `copy`.
 ///
@@ -242,7 +247,10 @@ async fn build_keys(migration: &Migration) -> Result<()> {
     match migration.task.kind {
         Type::Reshard => {
             let stage = schema::Stage::open(migration.id(), destination).await?;
-            stage.run_phase(schema::Phase::Post).await?;
+            match has_one_snapshot(migration)? {
+                true => stage.run_phase(schema::Phase::Post).await?,
+                false => stage.run_post_unvalidated().await?,
+            }
         }
         Type::CopyData => {
             schema::plan(&migration.task, source, destination).await?;
@@ -254,4 +262,36 @@ async fn build_keys(migration: &Migration) -> Result<()> {
         _ => {}
     }
     Ok(())
+}
+
+/// Whether all rows were copied as they were at one moment.
+fn has_one_snapshot(migration: &Migration) -> Result<bool> {
+    let flows = migration.flows(Direction::Forward)?;
+    let is_one_wave = flows.iter().all(|f| Some(f.wave) == flows.first().map(|first| first.wave));
+    Ok(is_one_wave && migration.links.cluster(Side::Source).size() == 1)
+}
+
+/// Validates the foreign keys that [`keys`] has left, once changes flow. A row may come by
+/// another flow than the one that it refers to, and before it: then it is tried again
+/// behind a marker on all flows.
+///
+/// # Errors
+/// 23503 where rows refer to none, time after time; the shards'.
+pub async fn validate(migration: &Migration) -> Result<()> {
+    if migration.task.kind != Type::Reshard || has_one_snapshot(migration)? {
+        return Ok(());
+    }
+    let flows = migration.flows(Direction::Forward)?;
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        let destination = migration.links.cluster(Side::Destination);
+        let stage = schema::Stage::open(migration.id(), destination).await?;
+        match stage.run_phase(schema::Phase::Post).await {
+            Err(error) if error.sqlstate() == "23503" && tries < VALIDATIONS => {
+                marker::round_trip(&migration.links, &flows, MARKER_TIMEOUT).await?;
+            }
+            outcome => return outcome,
+        }
+    }
 }

@@ -78,14 +78,17 @@ async fn flush_shards(migration: &Migration) -> Result<()> {
     .map(drop)
 }
 
-/// Makes the subscriptions of flows, disabled.
+/// Makes the subscriptions of flows, disabled: on all shards at once, but one after the
+/// other on each, since each is a transaction of the shard's one session.
 async fn subscribe(migration: &Migration, flows: &[Flow]) -> Result<()> {
     let binary = binary_is_safe(migration).await?;
-    try_join_all(flows.iter().map(|flow| async move {
-        let publisher = migration.links.endpoint(Side::Source, flow.shard_on(Side::Source))?;
-        let session =
-            migration.links.session(Side::Destination, flow.shard_on(Side::Destination)).await?;
-        subscription::create(&session, publisher, flow, binary, "").await
+    let shards = migration.links.sessions(Side::Destination).await?;
+    try_join_all(shards.iter().map(|(shard, session)| async move {
+        for flow in flows.iter().filter(|f| f.shard_on(Side::Destination) == *shard) {
+            let publisher = migration.links.endpoint(Side::Source, flow.shard_on(Side::Source))?;
+            subscription::create(session, publisher, flow, binary, "").await?;
+        }
+        Ok(())
     }))
     .await
     .map(drop)

@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use reshard_scenarios::cluster::PASSWORD;
 use reshard_scenarios::load::{Active, Load, LoadOptions};
 use reshard_scenarios::migration::PUBLICATION;
 use reshard_scenarios::oracle::{compare_when_quiet, helper_objects, Footprint};
@@ -18,7 +19,8 @@ where
     F: FnOnce(Arc<Rig>) -> Fut,
     Fut: Future<Output = Result<()>> + Send + 'static,
 {
-    run(RigOptions::several(sources, shards), body).await;
+    let options = RigOptions::several(sources, shards);
+    run(options.source("log_statement", "ddl").shard("log_statement", "ddl"), body).await;
 }
 
 fn writers() -> LoadOptions {
@@ -286,6 +288,9 @@ async fn two_nodes_move_to_three_shards_and_back_and_leave_nothing() {
             .await?;
         compare_when_quiet(&rig, KEY, STEP).await?;
         migration.complete(STEP).await?;
+        for server in rig.servers() {
+            assert!(!server.log().contains(PASSWORD), "a password in the log of {}", server.name());
+        }
         all_nodes_show_the_same(&rig).await?;
         let ended = "SELECT status || ' ' || phase FROM reshard.tasks WHERE parent_id IS NULL";
         assert_eq!(rig.nodes[0].text(ended).await?.as_deref(), Some("succeeded complete"));
