@@ -7,6 +7,7 @@ use std::pin::Pin;
 
 use futures::TryFutureExt;
 use openssl::error::ErrorStack;
+use openssl::pkey::{PKey, Private};
 use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode, SslVersion};
 use openssl::x509::store::{X509Lookup, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
@@ -59,6 +60,9 @@ fn mode(conninfo: &Conninfo) -> Result<Mode> {
                 .hint("Modes are disable, allow, prefer, require, verify-ca and verify-full."))
         }
     };
+    if conninfo.get("sslnegotiation") == Some("direct") && mode < Mode::Require {
+        return Err(bad("sslnegotiation=direct needs sslmode require or above."));
+    }
     let root = root(conninfo);
     match (mode, root) {
         (Mode::VerifyCa | Mode::VerifyFull, None) => {
@@ -100,9 +104,9 @@ pub fn connector(conninfo: &Conninfo) -> Result<MakeTlsConnector> {
             (Some(cert), Some(key)) => {
                 let said = |e| unusable("sslcert", cert, &e);
                 builder.set_certificate_chain_file(cert).map_err(said)?;
-                let said = |e| unusable("sslkey", key, &e);
-                builder.set_private_key_file(key, SslFiletype::PEM).map_err(said)?;
-                builder.check_private_key().map_err(said)?;
+                let private = private_key(key)?;
+                builder.set_private_key(&private).map_err(internal)?;
+                builder.check_private_key().map_err(|e| unusable("sslkey", key, &e))?;
             }
             (None, None) => {}
             _ => return Err(bad("\"sslcert\" and \"sslkey\" belong together.")),
@@ -116,6 +120,14 @@ pub fn connector(conninfo: &Conninfo) -> Result<MakeTlsConnector> {
         Ok(())
     });
     Ok(connector)
+}
+
+/// A key without a passphrase. Without the callback OpenSSL would ask for one at the terminal
+/// of the server.
+fn private_key(file: &str) -> Result<PKey<Private>> {
+    let pem = fs::read(file).map_err(|e| unusable("sslkey", file, &e))?;
+    PKey::private_key_from_pem_callback(&pem, |_| Ok(0))
+        .map_err(|_| unusable("sslkey", file, &"it is no key in PEM form, or has a passphrase"))
 }
 
 /// The certificates of `sslrootcert`, and no others, with the lists of revoked ones.
@@ -220,9 +232,24 @@ mod tests {
             "host=h sslmode=verify-ca sslrootcert=''",
             "host=h sslmode=require sslrootcert=system",
             "host=h sslmode=Require",
+            "host=h sslnegotiation=direct",
         ] {
             assert_eq!(tried(text).unwrap_err().sqlstate(), "22023", "{text}");
         }
+    }
+
+    #[test]
+    fn a_key_with_a_passphrase_is_refused_and_not_asked_for() {
+        let key = openssl::rsa::Rsa::generate(2048).unwrap();
+        let cipher = openssl::symm::Cipher::aes_256_cbc();
+        let file = std::env::temp_dir().join(format!("reshard-key-{}", std::process::id()));
+        fs::write(&file, key.private_key_to_pem_passphrase(cipher, b"secret").unwrap()).unwrap();
+        let refused = private_key(file.to_str().unwrap()).unwrap_err();
+        fs::write(&file, key.private_key_to_pem().unwrap()).unwrap();
+        let taken = private_key(file.to_str().unwrap());
+        fs::remove_file(&file).unwrap();
+        assert!(refused.detail.unwrap().contains("passphrase"));
+        assert!(taken.is_ok());
     }
 
     #[test]

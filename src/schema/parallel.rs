@@ -21,7 +21,8 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Runs statements in any order, at most as many at a time as the shard has
 /// permits. After a failure none is begun; those that run go to their end, so
-/// that their work isn't lost.
+/// that their work isn't lost. Rows that refer to none fail one foreign key: the
+/// others are looked at all the same.
 ///
 /// # Errors
 /// That of the first one that failed.
@@ -32,7 +33,8 @@ pub async fn run(stage: &Stage, shard: &Shard, statements: &[Statement]) -> Resu
     let mut running = FuturesUnordered::new();
     let mut failure: Option<Error> = None;
     loop {
-        while failure.is_none() && running.len() < shard.limit() {
+        let goes_on = failure.as_ref().is_none_or(|failed| failed.sqlstate() == "23503");
+        while goes_on && running.len() < shard.limit() {
             let free = |(_, wanted): &(&Statement, Vec<Claim>)| {
                 !held.iter().any(|(_, taken)| conflict(taken, wanted))
             };

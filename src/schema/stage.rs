@@ -117,13 +117,14 @@ impl Stage {
         all(self.shards.iter().map(|shard| self.run_phase_on(shard, phase, |_| true))).await
     }
 
-    /// Runs what is open of phase `post`, but for the validation of foreign keys: rows of
-    /// several snapshots don't fit together until the changes between those have come.
+    /// Runs what is open of phase `post`, but for checks of foreign keys and what comes after
+    /// those: rows of several snapshots don't fit together until the changes between those
+    /// have come.
     ///
     /// # Errors
     /// As [`Stage::run_phase`].
-    pub async fn run_post_unvalidated(&self) -> Result<()> {
-        let wanted = |s: &Statement| s.step != "validate";
+    pub async fn run_post_unchecked(&self) -> Result<()> {
+        let wanted = |s: &Statement| !checks_foreign_keys(s) && s.step != "rest";
         all(self.shards.iter().map(|shard| self.run_phase_on(shard, Phase::Post, wanted))).await
     }
 
@@ -232,6 +233,16 @@ fn is_identity_key(statement: &Statement) -> bool {
         "primary_key" | "unique" => statement.step == "keys",
         "index" => statement.sql.starts_with("CREATE UNIQUE INDEX"),
         "replica_identity" => true,
+        _ => false,
+    }
+}
+
+/// Whether a statement looks at rows that refer to others. A key of a partitioned table is
+/// made and checked at once.
+fn checks_foreign_keys(statement: &Statement) -> bool {
+    match statement.step.as_str() {
+        "validate" => true,
+        "foreign_keys" => !statement.sql.trim_end_matches(';').ends_with("NOT VALID"),
         _ => false,
     }
 }

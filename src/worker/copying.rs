@@ -20,8 +20,9 @@ use crate::replication::filter::{self, FiltersOf};
 use crate::replication::settle::{self, Identity, Settings};
 use crate::replication::{guard, marker};
 use crate::schema;
+use crate::state::event::{self, Severity};
 use crate::state::table::{self, Table};
-use crate::state::task::Type;
+use crate::state::task::{self, Type};
 use crate::state::traffic;
 use crate::worker::coordinator::Shared;
 use crate::worker::migration::Migration;
@@ -32,9 +33,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// How often the slots that wait for tables and their keys are looked at.
 const WATCH: Duration = Duration::from_secs(1);
 
-/// How often foreign keys are validated that don't hold yet.
-const VALIDATIONS: u32 = 10;
-/// How long what was on its way then may take.
+/// How long what is on its way may take.
 const MARKER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Phase `copy`.
@@ -249,7 +248,7 @@ async fn build_keys(migration: &Migration) -> Result<()> {
             let stage = schema::Stage::open(migration.id(), destination).await?;
             match has_one_snapshot(migration)? {
                 true => stage.run_phase(schema::Phase::Post).await?,
-                false => stage.run_post_unvalidated().await?,
+                false => stage.run_post_unchecked().await?,
             }
         }
         Type::CopyData => {
@@ -271,27 +270,44 @@ fn has_one_snapshot(migration: &Migration) -> Result<bool> {
     Ok(is_one_wave && migration.links.cluster(Side::Source).size() == 1)
 }
 
-/// Validates the foreign keys that [`keys`] has left, once changes flow. A row may come by
-/// another flow than the one that it refers to, and before it: then it is tried again
-/// behind a marker on all flows.
+/// Checks the foreign keys that [`keys`] has left, once changes flow, and makes what comes
+/// after them. A row may come by another flow than the one that it refers to, and before it:
+/// then it is tried again behind a marker on all flows, as long as it takes. The task says
+/// what it waits for.
 ///
 /// # Errors
-/// 23503 where rows refer to none, time after time; the shards'.
-pub async fn validate(migration: &Migration) -> Result<()> {
+/// The shards', but for rows that refer to none; a slot that has lost WAL.
+pub async fn check_foreign_keys(migration: &Migration) -> Result<()> {
     if migration.task.kind != Type::Reshard || has_one_snapshot(migration)? {
         return Ok(());
     }
-    let flows = migration.flows(Direction::Forward)?;
-    let mut tries = 0;
+    watching_slots(migration, until_they_hold(migration)).await
+}
+
+async fn until_they_hold(migration: &Migration) -> Result<()> {
+    let (id, flows) = (migration.id(), migration.flows(Direction::Forward)?);
+    let destination = migration.links.cluster(Side::Destination);
+    let mut noted = None;
     loop {
-        tries += 1;
-        let destination = migration.links.cluster(Side::Destination);
-        let stage = schema::Stage::open(migration.id(), destination).await?;
+        let stage = schema::Stage::open(id, destination).await?;
         match stage.run_phase(schema::Phase::Post).await {
-            Err(error) if error.sqlstate() == "23503" && tries < VALIDATIONS => {
+            Err(error) if error.sqlstate() == "23503" => {
+                if noted.as_ref() != Some(&error.message) {
+                    transaction(|| {
+                        task::note_error(id, Some(&error))?;
+                        event::write_error(id, Severity::Warning, "foreign_key", &error)
+                    })?;
+                    noted = Some(error.message);
+                }
+                tokio::time::sleep(WATCH).await;
                 marker::round_trip(&migration.links, &flows, MARKER_TIMEOUT).await?;
             }
-            outcome => return outcome,
+            outcome => {
+                if outcome.is_ok() && noted.is_some() {
+                    transaction(|| task::note_error(id, None))?;
+                }
+                return outcome;
+            }
         }
     }
 }

@@ -183,6 +183,14 @@ impl Mirror {
         if !can_show {
             return self.forget();
         }
+        // What an installation sent that was there before this one: nobody keeps it up.
+        session
+            .execute(
+                "DELETE FROM reshard.coordinator AS c \
+                  WHERE c.token <> $1 AND c.shard = $2 AND c.address IS NOT DISTINCT FROM $3",
+                &[&token, &(node as i32), &here],
+            )
+            .await?;
         session
             .execute(
                 "INSERT INTO reshard.coordinator AS c (token, shard, address) VALUES ($1, $2, $3) \

@@ -65,7 +65,7 @@ pub async fn run(task: Task, shared: &Rc<Shared>, auto: &Auto) -> Result<Next> {
         }
         Phase::CatchUp => {
             flowing::catch_up(&migration).await?;
-            copying::validate(&migration).await?;
+            copying::check_foreign_keys(&migration).await?;
             Phase::Replicating
         }
         // These end with an intent, or with a cutover that nobody had to ask for.
