@@ -387,6 +387,64 @@ async fn cancel_leaves_nothing_behind_on_any_node() {
     .await;
 }
 
+/// Rows that refer to an omni table, in a plain table and in a partitioned one. The larger omni
+/// table comes from the first node, so that the one that is referred to comes from the last.
+const REFERRING: &str = "
+CREATE TABLE large (id bigint PRIMARY KEY, filler text);
+INSERT INTO large SELECT g, repeat('x', 200) FROM generate_series(1, 20000) g;
+CREATE TABLE parents (id bigint PRIMARY KEY, filler text);
+INSERT INTO parents SELECT g, repeat('x', 200) FROM generate_series(1, 5000) g;
+CREATE TABLE children (tenant_id bigint, id bigint, parent bigint REFERENCES parents, PRIMARY KEY (tenant_id, id));
+CREATE TABLE parted (LIKE children INCLUDING INDEXES, FOREIGN KEY (parent) REFERENCES parents)
+    PARTITION BY RANGE (tenant_id);
+CREATE TABLE parted_all PARTITION OF parted FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
+COMMENT ON CONSTRAINT parted_parent_fkey ON parted IS 'checked last';
+";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn foreign_keys_between_rows_of_several_snapshots_are_checked_when_changes_flow() {
+    several(2, 3, |rig| async move {
+        application_of_several(&rig, 200).await?;
+        on_all(rig.sources(), REFERRING).await?;
+        let (node, coordinator) = (rig.nodes[0].connect().await?, rig.source.connect().await?);
+        let tenant: i64 = coordinator
+            .one("SELECT min(g) FROM generate_series(1, 100) g WHERE reshard_shard_for('prod', g) = 0")
+            .await?;
+        // One node's snapshot waits for this; the other's is taken.
+        node.execute("BEGIN; SELECT pg_current_xact_id()").await?;
+        let migration = Migration::start(&rig, false).await?;
+        wait_for(STEP, "a snapshot on one node alone", || async {
+            let slots = "SELECT count(*) FROM pg_replication_slots WHERE confirmed_flush_lsn IS NOT NULL";
+            let here: i64 = coordinator.one(slots).await?;
+            let there: i64 = rig.nodes[0].connect().await?.one(slots).await?;
+            Ok(match here > 0 && there == 0 {
+                true => Seen::Done(()),
+                false => Seen::NotYet(format!("{here} slots here, {there} there")),
+            })
+        })
+        .await?;
+        on_all(rig.sources(), "INSERT INTO parents VALUES (9999)").await?;
+        for table in ["children", "parted"] {
+            rig.nodes[0].execute(&format!("INSERT INTO {table} VALUES ({tenant}, 1, 9999)")).await?;
+        }
+        node.execute("COMMIT").await?;
+        migration.watch(&["replicating"], STEP).await?;
+        compare_when_quiet(&rig, KEY, STEP).await?;
+        let unchecked = "SELECT count(*) FROM pg_constraint WHERE contype = 'f' AND NOT convalidated";
+        let checked = "SELECT count(*) FROM pg_constraint
+                        WHERE contype = 'f' AND confrelid = 'parents'::regclass";
+        let comment = "SELECT obj_description(oid, 'pg_constraint') FROM pg_constraint
+                        WHERE conname = 'parted_parent_fkey' AND conparentid = 0";
+        for shard in &rig.shards {
+            assert_eq!(shard.text(unchecked).await?.as_deref(), Some("0"), "{}", shard.name());
+            assert_eq!(shard.text(checked).await?.as_deref(), Some("3"), "{}", shard.name());
+            assert_eq!(shard.text(comment).await?.as_deref(), Some("checked last"));
+        }
+        Ok(())
+    })
+    .await;
+}
+
 /// Kills another node in a phase; the migration goes on by itself.
 async fn kill_in(phases: &'static [&'static str]) {
     several(2, 3, move |rig| async move {
