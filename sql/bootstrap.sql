@@ -243,6 +243,7 @@ CREATE TABLE reshard.task (
     options jsonb NOT NULL DEFAULT '{}',
     requested_by name NOT NULL DEFAULT session_user,
     stopped boolean NOT NULL DEFAULT false,
+    cancelling boolean NOT NULL DEFAULT false,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     started_at timestamptz,
     updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -253,6 +254,7 @@ CREATE TABLE reshard.task (
 );
 COMMENT ON TABLE reshard.task IS 'one row per background task; the view reshard.tasks shows it';
 COMMENT ON COLUMN reshard.task.stopped IS 'the task was stopped by reshard_stop_task() and waits for reshard_resume()';
+COMMENT ON COLUMN reshard.task.cancelling IS 'reshard_cancel() was called: nothing is done any more but to end the task';
 CREATE INDEX task_parent ON reshard.task (parent_id);
 -- The fence is one for the whole database, so one migration at a time.
 CREATE UNIQUE INDEX task_live_migration ON reshard.task ((true))

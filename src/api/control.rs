@@ -214,8 +214,8 @@ fn reshard_cancel(task_id: Option<i64>) -> i64 {
             return Ok(root.id);
         }
         // A switch that is only asked for may yet come to nothing.
-        let after_switch = |phase| matches!(phase, Phase::Switched | Phase::Complete);
-        if after_switch(root.phase) && after_switch(foreseen::of(root.clone())?.phase) {
+        let foreseen = foreseen::of(root.clone())?;
+        if root.phase.is_after_switch() && foreseen.phase.is_after_switch() {
             return Err(Error::state(format!(
                 "task {} can't be cancelled after the switch",
                 root.id
@@ -239,8 +239,12 @@ fn reshard_cancel(task_id: Option<i64>) -> i64 {
 fn reshard_stop_task(task_id: Option<i64>) -> i64 {
     let task_id = given(task_id, "task_id");
     or_raise(elsewhere::require_here(Some(task_id)).and_then(|()| {
-        let root = foreseen::of(task::load_root(task_id)?)?;
-        if root.status.is_final() || root.stopped {
+        let root = task::load_root(task_id)?;
+        let task = foreseen::of(root.clone())?;
+        if root.is_ending() {
+            return Err(root.was_cancelled());
+        }
+        if task.status.is_final() || task.stopped {
             notice!("task {} does not run", root.id);
             return Ok(root.id);
         }
@@ -260,6 +264,9 @@ fn reshard_resume(task_id: Option<i64>) -> i64 {
     or_raise(elsewhere::require_here(Some(task_id)).and_then(|()| {
         let root = task::load_root(task_id)?;
         let task = foreseen::of(root.clone())?;
+        if root.is_ending() {
+            return Err(root.was_cancelled());
+        }
         if task.status.is_final() {
             return Err(has_ended(&root, &task).hint("Start a new one: SELECT reshard_start(...);"));
         }
@@ -336,6 +343,9 @@ fn require_running(root: &Task, foreseen: &Task) -> Result<()> {
 
 /// For a task that has ended, or was asked to.
 fn has_ended(root: &Task, foreseen: &Task) -> Error {
+    if root.is_ending() {
+        return root.was_cancelled();
+    }
     match root.status.is_final() {
         true => Error::state(format!("task {} has ended", root.id))
             .detail(format!("Its status is {}.", root.status.as_str())),

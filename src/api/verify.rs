@@ -112,6 +112,9 @@ fn only_migration() -> Result<Task> {
 /// Rows can be compared only while something brings changes to the other side.
 fn refuse_idle(migration: &Task) -> Result<()> {
     let id = migration.id;
+    if migration.is_ending() {
+        return Err(migration.was_cancelled());
+    }
     match migration.status {
         Status::Running | Status::Pending => {}
         Status::Failed => {

@@ -147,6 +147,11 @@ impl Phase {
         })
     }
 
+    /// Whether the destination has taken over.
+    pub fn is_after_switch(self) -> bool {
+        matches!(self, Self::Switched | Self::Complete)
+    }
+
     /// Whether both clusters have the data and changes flow.
     pub fn is_flowing(self) -> bool {
         matches!(self, Self::Replicating | Self::Switched | Self::RolledBack)
@@ -177,12 +182,31 @@ pub struct Task {
     pub options: Options,
     /// Stopped by the user.
     pub stopped: bool,
+    /// The user cancelled it.
+    pub cancelling: bool,
     /// Its error's SQLSTATE.
     pub sqlstate: Option<String>,
     /// What it failed with.
     pub error: Option<String>,
     /// What to do about it.
     pub hint: Option<String>,
+}
+
+impl Task {
+    /// Whether nothing is done any more but to cancel it. One that turns out to be switched
+    /// can't be cancelled.
+    pub fn is_ending(&self) -> bool {
+        self.cancelling && !self.status.is_final() && !self.phase.is_after_switch()
+    }
+
+    /// What is said to whoever asks such a task for something else.
+    pub fn was_cancelled(&self) -> Error {
+        let id = self.id;
+        let says = self.error.as_ref().map_or_else(String::new, |e| format!(" It says: {e}."));
+        Error::state(format!("task {id} was asked to end"))
+            .detail(format!("It is being cancelled.{says}"))
+            .hint(format!("It does nothing else any more: SELECT reshard_cancel({id});"))
+    }
 }
 
 /// What a starting verb asks for.
@@ -378,6 +402,18 @@ pub fn set_stopped(id: i64, stopped: bool) -> Result<()> {
     db::execute(
         "UPDATE reshard.task SET stopped = $2, updated_at = clock_timestamp() WHERE id = $1",
         &[Arg::I64(id), Arg::Bool(stopped)],
+    )
+    .map(|_| ())
+}
+
+/// Sets the mark of `reshard_cancel()`. The task runs until it has ended, also one that had
+/// failed, and after a crash.
+pub fn begin_cancel(id: i64) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.task SET cancelling = true, status = 'running', stopped = false, \
+                error = NULL, hint = NULL, sqlstate = NULL, updated_at = clock_timestamp() \
+          WHERE id = $1 AND status NOT IN ('succeeded', 'cancelled')",
+        &[Arg::I64(id)],
     )
     .map(|_| ())
 }

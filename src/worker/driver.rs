@@ -64,11 +64,15 @@ async fn turn(id: i64, shared: &Rc<Shared>, auto: &mut Auto) -> Result<Turn> {
         return Ok(Turn::Again);
     }
     if let Some(next) = next {
-        act(task, &next, shared).await?;
+        act(task, &next).await?;
         return Ok(Turn::Again);
     }
     if task.status.is_final() || task.status == Status::Failed {
         return Ok(Turn::End);
+    }
+    if task.is_ending() {
+        ending::cancel(task, shared).await?;
+        return Ok(Turn::Again);
     }
     let next = tokio::select! {
         done = phases::run(task.clone(), shared, auto) => done?,
@@ -97,13 +101,14 @@ async fn next_intent(id: i64, shared: &Shared) -> Result<()> {
 
 /// Acts on an intent and writes down how that went. An intent that can't be
 /// fulfilled is over all the same: the user reads why and asks again.
-async fn act(task: Task, asked: &Intent, shared: &Rc<Shared>) -> Result<()> {
+async fn act(task: Task, asked: &Intent) -> Result<()> {
     let id = task.id;
     let outcome = match asked.verb {
+        Verb::Cancel => ending::begin_cancel(&task),
+        _ if task.is_ending() => Err(task.was_cancelled()),
         Verb::Cutover => traffic::cut_over(task, extent(&asked.args)).await,
         Verb::Rollback => traffic::roll_back(task, extent(&asked.args)).await,
         Verb::Complete => ending::complete(task).await,
-        Verb::Cancel => ending::cancel(task, shared).await,
         Verb::Stop => ending::stop(task).await,
         Verb::Resume => transaction(|| task::reopen(&task)),
     };
@@ -126,10 +131,11 @@ fn extent(args: &Args) -> Extent {
 }
 
 /// Has the hint say how the task goes on, where it doesn't yet.
-fn with_way_on(mut error: Error, id: i64) -> Error {
+fn with_way_on(mut error: Error, task: &Task) -> Error {
+    let verb = if task.is_ending() { "cancel" } else { "resume" };
     let hint = error.hint.as_deref().unwrap_or("Mend the cause.");
     if !hint.contains("SELECT reshard_") {
-        error.hint = Some(format!("{hint} Then SELECT reshard_resume({id});"));
+        error.hint = Some(format!("{hint} Then SELECT reshard_{verb}({});", task.id));
     }
     error
 }
@@ -144,8 +150,10 @@ async fn retry(id: i64, error: &Error, failures: u32, shared: &Shared) -> bool {
         let watching = task.kind != Type::SchemaSync
             && (task.phase == Phase::Cutover
                 || task.phase.is_flowing() && error.policy() == Policy::Retry);
-        if give_up && !watching {
-            let error = with_way_on(error.clone(), id);
+        // Nor does a cancel: a shard that is away may take as long as it likes.
+        let waiting = task.is_ending() && error.policy() == Policy::Retry;
+        if give_up && !watching && !waiting {
+            let error = with_way_on(error.clone(), &task);
             task::fail(id, &error)?;
             event::write_error(id, Severity::Error, "failed", &error)?;
             return Ok(false);

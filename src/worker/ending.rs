@@ -42,13 +42,13 @@ pub async fn complete(task: Task) -> Result<()> {
     })
 }
 
-/// `reshard_cancel()`: the source stays active and nothing is left anywhere.
+/// `reshard_cancel()`: from here on the task does nothing but [end](cancel).
 ///
 /// # Errors
-/// 55000 after the switch; the servers', and then it can be repeated.
-pub async fn cancel(task: Task, shared: &Rc<Shared>) -> Result<()> {
+/// 55000 after the switch.
+pub fn begin_cancel(task: &Task) -> Result<()> {
     let id = task.id;
-    if matches!(task.phase, Phase::Switched | Phase::Complete) {
+    if task.phase.is_after_switch() {
         return Err(Error::state(format!("task {id} can't be cancelled after the switch")).hint(
             format!(
                 "Go back with SELECT reshard_rollback({id}), or end it with SELECT \
@@ -56,20 +56,28 @@ pub async fn cancel(task: Task, shared: &Rc<Shared>) -> Result<()> {
             ),
         ));
     }
+    transaction(|| {
+        task::begin_cancel(id)?;
+        event::info(id, "cancelling", "the task was asked to end")
+    })
+}
+
+/// Ends a task that was cancelled: the source stays active and nothing is left anywhere.
+///
+/// # Errors
+/// The servers', and then it is to be repeated.
+pub async fn cancel(task: Task, shared: &Rc<Shared>) -> Result<()> {
+    let id = task.id;
     shared.snapshots.borrow_mut().remove(&id);
     if task.kind.is_migration() {
         verifying::end_all(id).await?;
         let migration = Migration::load(task)?;
         clean(&migration, false).await?;
-        let taken_back = take_back(&migration).await;
-        if let Err(error) = &taken_back {
-            // Without its flows it can't go on.
-            transaction(|| task::fail(id, error))?;
-        }
-        taken_back?;
+        take_back(&migration).await?;
         flowing::open_source(&migration).await?;
     }
     transaction(|| {
+        task::note_error(id, None)?;
         task::finish(id, Status::Cancelled)?;
         event::info(id, "cancelled", "the migration was cancelled; nothing is left of it")
     })
