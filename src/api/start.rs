@@ -177,7 +177,7 @@ fn running(kind: Type, source: &str, destination: &str, publication: &str) -> Re
     }
     let id = other.id;
     let hint = match other.status {
-        Status::Failed => format!("Go on with SELECT reshard_resume({id}); or end it with SELECT reshard_cancel({id});"),
+        Status::Failed if !other.is_ending() => format!("Go on with SELECT reshard_resume({id}); or end it with SELECT reshard_cancel({id});"),
         _ => format!("End it first: SELECT reshard_cancel({id}); or, after the switch, SELECT reshard_complete({id});"),
     };
     Err(Error::state(format!("migration {id} uses this database"))

@@ -1,15 +1,17 @@
 //! How a task ends: completed, cancelled, or stopped for a while.
 use std::rc::Rc;
 
-use crate::cluster::{Direction, Side};
+use futures::future::join_all;
+
+use crate::cluster::Side;
 use crate::copy;
 use crate::error::{Context, Error, Result};
 use crate::pg::xact::transaction;
 use crate::remote::{end_sessions, Connection, Purpose};
-use crate::replication::{cleanup, join, settle};
+use crate::replication::{cleanup, join, settle, subscription};
 use crate::schema;
-use crate::state::event;
-use crate::state::flow;
+use crate::state::event::{self, Severity};
+use crate::state::flow::{self, Flow};
 use crate::state::task::{self, Phase, Status, Task, Type};
 use crate::worker::coordinator::Shared;
 use crate::worker::migration::Migration;
@@ -173,25 +175,53 @@ async fn clean(migration: &Migration, completed: bool) -> Result<()> {
 }
 
 /// `reshard_stop_task()`: whatever runs in the background stops; nothing is
-/// undone, `reshard_resume()` goes on. A copy keeps its snapshot.
+/// undone, `reshard_resume()` goes on. A copy keeps its snapshot. Servers that can't be
+/// reached, or where somebody is in the way, keep their subscriptions enabled and are named.
 ///
 /// # Errors
-/// The servers'.
+/// Those of the state tables.
 pub async fn stop(task: Task) -> Result<()> {
     let id = task.id;
     if task.status.is_final() {
         return Ok(());
     }
     let flows = transaction(|| flow::load(id))?;
+    let mut left_out = Vec::new();
     if task.kind.is_migration() && flows.iter().any(|f| f.live) {
-        let migration = Migration::load(task)?;
-        for direction in [Direction::Forward, Direction::Reverse] {
-            flowing::set_live(&migration, direction, false).await?;
-        }
+        left_out = disable_all(&Migration::load(task)?, &flows).await;
+    }
+    let mut error = driver::stopped(id);
+    if !left_out.is_empty() {
+        error.detail = Some(format!("Subscriptions stay enabled: {}.", left_out.join("; ")));
     }
     transaction(|| {
-        task::fail(id, &driver::stopped(id))?;
+        task::fail(id, &error)?;
         task::set_stopped(id, true)?;
-        event::info(id, "stopped", "the task was stopped")
+        match left_out.is_empty() {
+            true => event::info(id, "stopped", "the task was stopped"),
+            false => event::write_error(id, Severity::Warning, "stopped", &error),
+        }
     })
+}
+
+/// Disables the subscriptions of all flows; tells which servers were left out, and why.
+async fn disable_all(migration: &Migration, flows: &[Flow]) -> Vec<String> {
+    let links = &migration.links;
+    let servers = [Side::Source, Side::Destination]
+        .into_iter()
+        .flat_map(|side| links.cluster(side).numbers().map(move |shard| (side, shard)));
+    let outcomes = join_all(servers.map(|(side, shard)| async move {
+        let own: Vec<&Flow> = flows
+            .iter()
+            .filter(|f| f.direction.subscriber() == side && f.shard_on(side) == shard)
+            .collect();
+        if own.is_empty() {
+            return Ok(());
+        }
+        let session = links.session(side, shard).await?;
+        session.batch("SET lock_timeout = '10s'").await?;
+        subscription::set_enabled(&session, &own, false).await
+    }))
+    .await;
+    outcomes.into_iter().filter_map(|outcome: Result<()>| Some(outcome.err()?.one_line())).collect()
 }
