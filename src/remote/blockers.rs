@@ -57,7 +57,7 @@ pub async fn end_advisory(
     session.value(&sql, &[&key.0, &key.1, &age.as_secs_f64()]).await
 }
 
-/// Who holds a lock on a table.
+/// Who holds a lock on a table; locks on a catalog of all databases belong to none.
 ///
 /// # Errors
 /// The server's.
@@ -67,7 +67,7 @@ async fn of_table(session: &Connection, table: &str) -> Result<Vec<String>> {
            FROM pg_locks AS l LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid \
           WHERE l.relation = to_regclass($1) AND l.granted \
             AND l.pid IS DISTINCT FROM pg_backend_pid() \
-            AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            AND l.database IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))"
     );
     session.value(&sql, &[&table]).await
 }

@@ -1,6 +1,6 @@
 //! Removes everything that a migration made for replication, from every server
 //! of both clusters. What is gone already is no error.
-use futures::future::try_join_all;
+use futures::future::join_all;
 
 use crate::cluster::Side;
 use crate::error::Result;
@@ -9,23 +9,23 @@ use crate::remote::{Connection, Links};
 use crate::replication::{marker, slot, subscription};
 
 /// Drops subscriptions (with their origins), then slots, then publications and
-/// markers whose names start with `prefix`. Servers that can be reached are cleaned also
-/// where others can't: a slot left there would keep WAL until the disk is full.
+/// markers whose names start with `prefix`. Each step is done on all servers that can be
+/// reached, whatever becomes of others: a slot left there would keep WAL until the disk is
+/// full.
 ///
 /// # Errors
-/// The servers'; that one can't be reached once all others are clean.
+/// The first one of the servers', once everything has been tried; else that one can't be
+/// reached.
 pub async fn remove_flows(links: &Links, prefix: &str) -> Result<()> {
     let (nodes, missing_node) = links.reachable(Side::Source).await;
     let (shards, missing_shard) = links.reachable(Side::Destination).await;
     let all = || nodes.iter().chain(&shards);
-    try_join_all(all().map(|s| subscription::drop_prefix(s, prefix))).await?;
-    try_join_all(all().map(|s| slot::drop_prefix(s, prefix))).await?;
-    try_join_all(all().map(|s| drop_publications(s, prefix))).await?;
-    try_join_all(nodes.iter().map(|s| marker::forget(s, prefix))).await?;
-    match missing_node.or(missing_shard) {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
+    let mut outcomes = join_all(all().map(|s| subscription::drop_prefix(s, prefix))).await;
+    outcomes.extend(join_all(all().map(|s| slot::drop_prefix(s, prefix))).await);
+    outcomes.extend(join_all(all().map(|s| drop_publications(s, prefix))).await);
+    outcomes.extend(join_all(nodes.iter().map(|s| marker::forget(s, prefix))).await);
+    outcomes.extend(missing_node.or(missing_shard).map(Err));
+    outcomes.into_iter().collect()
 }
 
 /// Drops all publications whose name starts with `prefix`.

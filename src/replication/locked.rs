@@ -16,6 +16,19 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// 55P03 when the locks could not be had in ten minutes, with the sessions in
 /// the way; any other error at once.
 pub async fn batch(session: &Connection, table: &str, sql: &str) -> Result<()> {
+    batch_within(session, table, sql, PATIENCE).await
+}
+
+/// The same, but tried no longer than `patience` altogether.
+///
+/// # Errors
+/// As [`batch`].
+pub async fn batch_within(
+    session: &Connection,
+    table: &str,
+    sql: &str,
+    patience: Duration,
+) -> Result<()> {
     let began = Instant::now();
     let turn = gucs::LOCK_TIMEOUT.get();
     loop {
@@ -36,9 +49,9 @@ pub async fn batch(session: &Connection, table: &str, sql: &str) -> Result<()> {
         if !passing {
             return Err(error);
         }
-        if began.elapsed() > PATIENCE {
+        if began.elapsed() > patience {
             let error = blockers::error_of_table(session, table).await?;
-            return Err(error.hint("End these sessions, then SELECT reshard_resume(...)."));
+            return Err(error.hint("End these sessions."));
         }
         // Others go first: as long a pause as the turn was.
         tokio::time::sleep(Duration::from_millis(turn.unsigned_abs().into())).await;

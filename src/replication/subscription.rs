@@ -5,8 +5,12 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::remote::quote::{ident, literal};
 use crate::remote::reach::QUIET;
 use crate::remote::{Connection, Endpoint};
+use crate::replication::locked;
 use crate::state::flow::Flow;
 use crate::state::table::Table;
+
+/// How long those are waited for that are in the way of dropping one, before they are named.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Makes the subscription of a flow, disabled, on an existing slot. `more` is done
 /// in the same transaction.
@@ -83,12 +87,18 @@ pub async fn drop_outdated(subscriber: &Connection, flow: &Flow, tables: &[Table
     }
 }
 
-/// Drops a subscription, without asking its publisher.
+/// Drops a subscription, without asking its publisher. Disabled first, on its own: to drop
+/// it takes the whole catalog, which anybody who has read it may keep for as long as their
+/// transaction lasts (`DropSubscription` in src/backend/commands/subscriptioncmds.c).
 async fn drop_one(subscriber: &Connection, name: &str) -> Result<()> {
     let name = ident(name);
-    subscriber.batch(&format!("ALTER SUBSCRIPTION {name} DISABLE")).await?;
-    subscriber.batch(&format!("ALTER SUBSCRIPTION {name} SET (slot_name = NONE)")).await?;
-    subscriber.batch(&format!("DROP SUBSCRIPTION {name}")).await
+    let disable = format!(
+        "ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET (slot_name = NONE)"
+    );
+    for sql in [disable, format!("DROP SUBSCRIPTION {name}")] {
+        locked::batch_within(subscriber, "pg_catalog.pg_subscription", &sql, PATIENCE).await?;
+    }
+    Ok(())
 }
 
 async fn exists(subscriber: &Connection, flow: &Flow) -> Result<bool> {
@@ -157,7 +167,7 @@ pub async fn wait_until_idle(publisher: &Connection, flows: &[&Flow]) -> Result<
 /// and their origins, without asking their publisher.
 ///
 /// # Errors
-/// The server's.
+/// The server's; 55P03 after 15 seconds, with the sessions in the way.
 pub async fn drop_prefix(subscriber: &Connection, prefix: &str) -> Result<()> {
     let rows = subscriber
         .query(
