@@ -12,15 +12,18 @@ pub struct Wave {
     pub wave: i32,
     /// Whether the snapshots of all source shards are still there, by the tables.
     pub has_snapshots: bool,
+    /// Whether it ever had all of them: else nothing was copied.
+    pub had_snapshots: bool,
 }
 
-/// The newest wave of a migration.
-pub fn latest(task: i64) -> Result<Option<Wave>> {
-    db::row(
+/// The waves of a migration, by number.
+pub fn load(task: i64) -> Result<Vec<Wave>> {
+    db::rows(
         "SELECT pg_catalog.jsonb_build_object('wave', w.wave, \
-                'has_snapshots', bool_and(w.snapshot IS NOT NULL)) \
+                'has_snapshots', bool_and(w.snapshot IS NOT NULL), \
+                'had_snapshots', bool_and(w.lsn IS NOT NULL)) \
            FROM reshard.wave AS w WHERE w.task_id = $1 \
-          GROUP BY w.wave ORDER BY w.wave DESC LIMIT 1",
+          GROUP BY w.wave ORDER BY w.wave",
         &[Arg::I64(task)],
     )
 }
@@ -76,6 +79,15 @@ pub fn abandon(task: i64, wave: i32) -> Result<()> {
     db::execute(
         "UPDATE reshard.wave SET snapshot = NULL, abandoned = true \
           WHERE task_id = $1 AND wave = $2",
+        &[Arg::I64(task), Arg::I32(wave)],
+    )
+    .map(|_| ())
+}
+
+/// Forgets a wave that never had its snapshots; its number is free again.
+pub fn delete(task: i64, wave: i32) -> Result<()> {
+    db::execute(
+        "DELETE FROM reshard.wave WHERE task_id = $1 AND wave = $2",
         &[Arg::I64(task), Arg::I32(wave)],
     )
     .map(|_| ())

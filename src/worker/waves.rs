@@ -16,7 +16,8 @@ use crate::replication::{cleanup, publication, slot};
 use crate::state::event::{self, Severity};
 use crate::state::flow::{self, Flow};
 use crate::state::table::{self, Table};
-use crate::state::{task, wave};
+use crate::state::task;
+use crate::state::wave::{self, Wave};
 use crate::worker::coordinator::{Shared, Snapshots};
 use crate::worker::migration::Migration;
 
@@ -39,9 +40,8 @@ pub async fn begin(
     for (_, session) in migration.links.other_nodes().await? {
         copy::end_backends(&session).await?;
     }
-    let latest = transaction(|| wave::latest(id))?;
-    let number = latest.as_ref().map_or(1, |w| w.wave + 1);
-    if let Some(latest) = &latest {
+    let waves = transaction(|| wave::load(id))?;
+    if let Some(latest) = waves.last() {
         if is_open(tables, latest.wave) {
             let held = shared
                 .snapshots
@@ -60,13 +60,17 @@ pub async fn begin(
         }
     }
     shared.snapshots.borrow_mut().remove(&id);
-    abandon(migration, tables, number).await?;
+    let anew = abandon(migration, tables, &waves).await?;
 
     // What was given up has no wave any more.
     let tables = migration.tables()?;
     let chosen: Vec<Table> = copy::next_wave(tables.into_iter().filter(|t| !t.is_copied()));
+    let number = transaction(|| wave::load(id))?.last().map_or(1, |w| w.wave + 1);
     let flows = migration.make_flows(Direction::Forward, number);
     transaction(|| {
+        if anew > 0 {
+            warn(id, &format!("wave {number} begins: {anew} tables are copied anew"))?;
+        }
         wave::begin(id, number, migration.links.cluster(Side::Source).numbers())?;
         table::assign_wave(id, &chosen, number)?;
         flow::insert(&flows)
@@ -211,62 +215,71 @@ fn note_blocked(id: i64, who: &str) {
     }
 }
 
-/// Takes unfinished tables out of former waves and empties them on the shards. A
-/// wave that has nothing left loses its slots, so that they keep no WAL.
-async fn abandon(migration: &Migration, tables: &[Table], next: i32) -> Result<()> {
+/// Takes unfinished tables out of former waves and empties them on the shards. Returns how
+/// many are to be copied anew.
+async fn abandon(migration: &Migration, tables: &[Table], waves: &[Wave]) -> Result<usize> {
     let (id, links) = (migration.id(), &migration.links);
     let unfinished: Vec<&Table> =
         tables.iter().filter(|t| t.wave.is_some() && !t.is_copied()).collect();
     if unfinished.is_empty() {
-        return Ok(());
+        return Ok(0);
     }
-    if transaction(|| wave::abandoned(id))? >= ABANDONED {
+    let open: Vec<&Wave> = waves.iter().filter(|w| is_open(tables, w.wave)).collect();
+    let begun = |t: &&&Table| open.iter().any(|w| t.wave == Some(w.wave) && w.had_snapshots);
+    let anew = unfinished.iter().filter(begun).count();
+    if anew > 0 && transaction(|| wave::abandoned(id))? >= ABANDONED {
         return Err(Error::state(format!("the copy was begun anew {ABANDONED} times"))
             .detail("Each time the snapshot was lost or a table was rewritten.")
             .hint("See reshard.events for the causes."));
     }
-    note(id, &format!("wave {next} begins: {} tables are copied anew", unfinished.len()))?;
-    let flows = transaction(|| flow::load_direction(id, Direction::Forward))?;
-    for former in 1..next {
-        if !is_open(tables, former) {
-            continue;
-        }
-        let finished = tables.iter().any(|t| t.wave == Some(former) && t.is_copied());
-        for (shard, session) in links.sessions(Side::Source).await? {
-            let own: Vec<Flow> = flows
-                .iter()
-                .filter(|f| f.wave == former && f.shard_on(Side::Source) == shard)
-                .cloned()
-                .collect();
-            if !finished {
-                slot::drop_all(&session, &own).await?;
-            }
-            for flow in &own {
-                match finished {
-                    true => {
-                        publication::drop_tables(&session, &flow.publication_name, &unfinished)
-                            .await?;
-                    }
-                    false => {
-                        cleanup::drop_publications(&session, &flow.publication_name).await?;
-                    }
-                }
-            }
-        }
-        transaction(|| {
-            wave::abandon(id, former)?;
-            if finished {
-                Ok(())
-            } else {
-                flow::delete_wave(id, former)
-            }
-        })?;
+    for former in open {
+        let finished = tables.iter().any(|t| t.wave == Some(former.wave) && t.is_copied());
+        give_up(migration, former, finished, &unfinished).await?;
     }
     let mut shards: Vec<Connection> = Vec::new();
     for endpoint in &links.cluster(Side::Destination).shards {
         shards.push(connect(endpoint, Purpose::Copy).await?);
     }
-    copy::reset_tables(id, &unfinished, &shards).await
+    copy::reset_tables(id, &unfinished, &shards).await?;
+    Ok(anew)
+}
+
+/// Ends a wave on the source. One that has finished tables flows on without the others; one
+/// that has none loses its slots, so that they keep no WAL.
+async fn give_up(
+    migration: &Migration,
+    former: &Wave,
+    finished: bool,
+    unfinished: &[&Table],
+) -> Result<()> {
+    let id = migration.id();
+    let flows = migration.flows(Direction::Forward)?;
+    for (shard, session) in migration.links.sessions(Side::Source).await? {
+        let own: Vec<Flow> = flows
+            .iter()
+            .filter(|f| f.wave == former.wave && f.shard_on(Side::Source) == shard)
+            .cloned()
+            .collect();
+        if !finished {
+            slot::drop_all(&session, &own).await?;
+        }
+        for flow in &own {
+            let name = &flow.publication_name;
+            match finished {
+                true => publication::drop_tables(&session, name, unfinished).await?,
+                false => cleanup::drop_publications(&session, name).await?,
+            }
+        }
+    }
+    transaction(|| {
+        if !finished {
+            flow::delete_wave(id, former.wave)?;
+        }
+        match former.had_snapshots {
+            true => wave::abandon(id, former.wave),
+            false => wave::delete(id, former.wave),
+        }
+    })
 }
 
 /// Gives a wave's snapshot up.
@@ -278,12 +291,14 @@ pub fn lose_snapshot(migration: &Migration, shared: &Rc<Shared>, number: i32) ->
     transaction(|| wave::snapshot_gone(migration.id(), number))
 }
 
-/// Writes down why a wave ended, or began.
+/// Writes down why a wave ended.
 ///
 /// # Errors
 /// Those of the state tables.
 pub fn note(id: i64, message: &str) -> Result<()> {
-    transaction(|| {
-        event::write(Some(id), Severity::Warning, "wave", message, serde_json::json!({}))
-    })
+    transaction(|| warn(id, message))
+}
+
+fn warn(id: i64, message: &str) -> Result<()> {
+    event::write(Some(id), Severity::Warning, "wave", message, serde_json::json!({}))
 }
