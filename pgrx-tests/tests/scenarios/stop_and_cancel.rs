@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use reshard_scenarios::load::{Load, LoadOptions};
-use reshard_scenarios::migration::declare;
+use reshard_scenarios::migration::{declare, traffic, SOURCE};
 use reshard_scenarios::oracle::{helper_objects, Footprint};
 use reshard_scenarios::wait::wait_until;
 use reshard_scenarios::{Migration, Result, Rig, Stop};
 
-use super::common::{application, check_outcome, insert_only, with_extension, KEY, STEP};
+use super::common::{application, check_outcome, insert_only, restart, with_extension, KEY, STEP};
+use super::copy::{fails_with, limit};
 
 const PHASES: [&str; 6] =
     ["schema_pre", "copy", "schema_post", "catch_up", "replicating", "switched"];
@@ -218,6 +219,103 @@ async fn a_complete_that_a_shard_is_missing_from_is_ended_once_it_is_back() {
         migration.wait("done", STEP).await?;
         assert_eq!(rig.shards[1].connect().await?.one::<i64>(left).await?, 0);
         Ok(())
+    })
+    .await;
+}
+
+/// Waits until a cancel that does not come to its end names why.
+async fn waits_for(migration: &Migration, cause: &str) -> Result<()> {
+    wait_until(STEP, format!("the task to name {cause}"), || async {
+        let error = migration.state().await?.error.unwrap_or_default();
+        Ok(error.contains("could not clean up on every server") && error.contains(cause))
+    })
+    .await
+}
+
+/// A cancel that has not ended takes nothing else, and nothing was switched.
+async fn only_ends(rig: &Rig, migration: &Migration) -> Result<()> {
+    assert_eq!(migration.state().await?.status, "running");
+    for verb in ["reshard_resume", "reshard_stop_task", "reshard_cutover", "reshard_verify"] {
+        let refused = migration.verb(verb).await.unwrap_err();
+        assert_eq!(refused.sqlstate(), Some("55000"), "{refused}");
+        assert!(refused.to_string().contains("was asked to end"), "{refused}");
+    }
+    let session = rig.source.connect().await?;
+    assert_eq!(session.one::<i64>("SELECT count(*) FROM reshard.cutovers").await?, 0);
+    assert_eq!(traffic(&session).await?.active_cluster, SOURCE);
+    assert_eq!(session.one::<i64>("SELECT count(*) FROM pg_replication_slots").await?, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_of_a_copy_that_a_shard_is_missing_from_never_goes_on_and_ends_once_it_is_back() {
+    with_extension(2, |rig| async move {
+        application(&rig, 30_000).await?;
+        let before = Footprint::of_rig(&rig).await?;
+        limit(&rig, 300).await?;
+        // It would switch as soon as it can.
+        let migration = Migration::start(&rig, true).await?;
+        migration.watch(&["copy"], STEP).await?;
+        tokio::task::block_in_place(|| rig.shards[1].stop(Stop::Fast))?;
+        migration.verb("reshard_cancel").await?;
+        waits_for(&migration, "shard 1").await?;
+        limit(&rig, 0).await?;
+        only_ends(&rig, &migration).await?;
+        restart(&rig.source, Stop::Immediate)?;
+        waits_for(&migration, "shard 1").await?;
+        only_ends(&rig, &migration).await?;
+        tokio::task::block_in_place(|| rig.shards[1].start())?;
+        migration.watch(&["cancelled"], STEP).await?;
+        assert_eq!(migration.state().await?.error, None);
+        nothing_since(&rig, &before).await?;
+        Migration::start(&rig, true).await?.watch(&["switched"], STEP).await.map(drop)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stop_and_cancel_while_replicating_do_what_they_can_and_name_who_is_missing_or_in_the_way()
+{
+    with_extension(2, |rig| async move {
+        application(&rig, 500).await?;
+        let before = Footprint::of_rig(&rig).await?;
+        let migration = Migration::start(&rig, false).await?;
+        migration.watch(&["replicating"], STEP).await?;
+        let enabled = "SELECT count(*) FROM pg_subscription WHERE subenabled";
+
+        tokio::task::block_in_place(|| rig.shards[1].stop(Stop::Fast))?;
+        migration.verb("reshard_stop_task").await?;
+        fails_with(&migration, "the task was stopped: Subscriptions stay enabled: ").await?;
+        assert_eq!(rig.shards[0].connect().await?.one::<i64>(enabled).await?, 0);
+        let named: i64 = rig
+            .source
+            .connect()
+            .await?
+            .one("SELECT count(*) FROM reshard.events WHERE kind = 'stopped' AND detail ->> 'detail' LIKE '%shard 1%'")
+            .await?;
+        assert_eq!(named, 1);
+        tokio::task::block_in_place(|| rig.shards[1].start())?;
+        migration.verb("reshard_resume").await?;
+        wait_until(STEP, "all subscriptions to be enabled again", || async {
+            let mut all = 0;
+            for shard in &rig.shards {
+                all += shard.connect().await?.one::<i64>(enabled).await?;
+            }
+            Ok(all == 2)
+        })
+        .await?;
+
+        let reader = rig.shards[0].connect().await?;
+        reader.execute("BEGIN; SELECT count(*) FROM pg_subscription").await?;
+        tokio::task::block_in_place(|| rig.shards[1].stop(Stop::Fast))?;
+        migration.verb("reshard_cancel").await?;
+        waits_for(&migration, "In the way: pid").await?;
+        only_ends(&rig, &migration).await?;
+        reader.execute("COMMIT").await?;
+        waits_for(&migration, "shard 1").await?;
+        tokio::task::block_in_place(|| rig.shards[1].start())?;
+        migration.watch(&["cancelled"], STEP).await?;
+        nothing_since(&rig, &before).await
     })
     .await;
 }

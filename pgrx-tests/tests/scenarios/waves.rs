@@ -7,7 +7,7 @@ use reshard_scenarios::migration::{declare, DESTINATION, PUBLICATION, SOURCE};
 use reshard_scenarios::wait::wait_until;
 use reshard_scenarios::{Migration, Result, Rig, RigOptions, Stop};
 
-use super::common::{restart, run, KEY, STEP};
+use super::common::{application, restart, run, KEY, STEP};
 use super::copy::{equal, fails_with, limit};
 
 /// Copies into tables that the shards have already.
@@ -129,6 +129,53 @@ async fn rows_that_a_shard_drops_and_tables_that_others_hold_are_errors_until_th
         holder.execute("ROLLBACK").await?;
         migration.watch(&["replicating"], STEP).await?;
         assert_eq!(session.one::<i64>("SELECT max(wave) FROM reshard.table_copies").await?, 2);
+        equal(&rig).await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tries_to_begin_a_wave_without_a_free_slot_are_no_waves() {
+    run(RigOptions::new(2), |rig| async move {
+        application(&rig, 500).await?;
+        let begin = format!(
+            "SELECT reshard_stop_task(reshard_start('{SOURCE}', '{DESTINATION}', '{PUBLICATION}'))"
+        );
+        let migration = Migration::call(&rig, &begin).await?;
+        fails_with(&migration, "stopped").await?;
+        let session = rig.source.connect().await?;
+        session
+            .execute(
+                "SELECT pg_create_physical_replication_slot('taken_' || g)
+                   FROM generate_series(1, current_setting('max_replication_slots')::int
+                                           - (SELECT count(*)::int FROM pg_replication_slots)) AS g",
+            )
+            .await?;
+        let waves = "SELECT count(DISTINCT wave) FROM reshard.wave";
+        for tries in [3, 6] {
+            migration.verb("reshard_resume").await?;
+            wait_until(STEP, "the copy to be begun again and again", || async {
+                let seen: i64 = session
+                    .one("SELECT count(*) FROM reshard.events WHERE kind = 'retry' AND detail ->> 'sqlstate' = '53400'")
+                    .await?;
+                Ok(seen >= tries)
+            })
+            .await?;
+            assert!(session.one::<i64>(waves).await? <= 1);
+            migration.verb("reshard_stop_task").await?;
+            fails_with(&migration, "stopped").await?;
+        }
+        session
+            .execute(
+                "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots
+                  WHERE slot_name LIKE 'taken%'",
+            )
+            .await?;
+        migration.verb("reshard_resume").await?;
+        migration.watch(&["replicating"], STEP).await?;
+        assert_eq!(session.one::<i64>(waves).await?, 1);
+        let told = "SELECT count(*) FROM reshard.events WHERE kind = 'wave'";
+        assert_eq!(session.one::<i64>(told).await?, 0);
         equal(&rig).await
     })
     .await;

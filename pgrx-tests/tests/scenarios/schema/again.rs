@@ -47,11 +47,11 @@ async fn what_a_shard_has_already_is_used_where_it_is_the_same_and_shown_where_i
         // A table of the shard's own keeps its rows, whatever they refer to.
         there.execute("CREATE TABLE s.own (t bigint REFERENCES s.t); INSERT INTO s.own VALUES (1)").await?;
         run.verb("reshard_cancel").await?;
-        wait_until(STEP, "the cancel to be refused", || async {
-            let refused: i64 = session
-                .one("SELECT count(*) FROM reshard.events WHERE kind = 'refused' AND message LIKE 'could not empty the tables%'")
+        wait_until(STEP, "the cancel to fail", || async {
+            let failed: i64 = session
+                .one("SELECT count(*) FROM reshard.events WHERE kind = 'failed' AND message LIKE 'could not empty the tables%'")
                 .await?;
-            Ok(refused == 1)
+            Ok(failed == 1)
         })
         .await?;
         let rows: i64 = there.one("SELECT count(*) FROM s.own").await?;
