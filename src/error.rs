@@ -72,6 +72,11 @@ impl Error {
         matches!(self.kind, Kind::Unreachable | Kind::ConnectionLost)
     }
 
+    /// Whether a server refuses the login (class 28): a password, a role, `pg_hba.conf`.
+    pub fn is_refused_login(&self) -> bool {
+        self.sqlstate().starts_with("28")
+    }
+
     /// An error of the given kind.
     pub fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into(), detail: None, hint: None }

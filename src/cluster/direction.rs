@@ -43,7 +43,7 @@ impl Direction {
 }
 
 /// One of the two clusters of a migration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Side {
     /// The source cluster.
     Source,

@@ -8,6 +8,7 @@ pub mod cleanup;
 pub mod filter;
 pub mod guard;
 pub mod handoff;
+pub mod health;
 mod identity_index;
 pub mod join;
 pub mod locked;

@@ -1,17 +1,14 @@
 //! Looks at flows: how far they are, what they keep, what is wrong with them.
 use std::collections::HashMap;
-use std::future::Future;
-use std::rc::Rc;
 
-use futures::future::try_join_all;
-use futures::join;
+use futures::future::join_all;
+use futures::try_join;
 
 use crate::cluster::{ShardNo, Side};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::remote::{Connection, Links};
 use crate::state::flow::{Flow, Observation};
 
-#[derive(Default)]
 struct Slot {
     active: bool,
     confirmed: Option<String>,
@@ -22,74 +19,57 @@ struct Slot {
 
 struct Subscription {
     enabled: bool,
-    running: bool,
+    worker: Option<i32>,
     errors: i64,
     /// What its apply worker failed with last, where this server knows.
     last_error: Option<String>,
 }
 
-/// What both ends of each flow say, in the order of `flows`.
-///
-/// # Errors
-/// A server can't be reached.
-pub async fn observe(links: &Links, flows: &[Flow]) -> Result<Vec<Observation>> {
-    let (slots, subscriptions) = join!(everywhere(links, slots), everywhere(links, subscriptions));
-    let (slots, subscriptions) = (slots?, subscriptions?);
-    Ok(flows
+/// What one server says, by name.
+struct Server {
+    slots: HashMap<String, Slot>,
+    subscriptions: HashMap<String, Subscription>,
+}
+
+/// What both ends of each flow say, in the order of `flows`; and why a server could not be
+/// looked at, if one could not: the others are all the same.
+pub async fn observe(links: &Links, flows: &[Flow]) -> (Vec<Observation>, Option<Error>) {
+    let all = [Side::Source, Side::Destination]
+        .into_iter()
+        .flat_map(|side| links.cluster(side).numbers().map(move |shard| (side, shard)));
+    let looks = join_all(
+        all.map(|(side, shard)| async move { ((side, shard), server(links, side, shard).await) }),
+    )
+    .await;
+    let missing = looks.iter().find_map(|(_, look)| look.as_ref().err().cloned());
+    let looks: HashMap<(Side, ShardNo), Result<Server>> = looks.into_iter().collect();
+    let at = |flow: &Flow, side| looks.get(&(side, flow.shard_on(side)));
+    let seen = flows
         .iter()
         .map(|flow| {
-            let publisher = flow.direction.publisher();
-            let subscriber = flow.direction.subscriber();
-            let slot = slots.get(&key(publisher, flow.shard_on(publisher), &flow.slot_name));
-            let subscription = subscriptions.get(&key(
-                subscriber,
-                flow.shard_on(subscriber),
-                &flow.subscription_name,
-            ));
-            judge(flow, slot, subscription)
+            let publisher = at(flow, flow.direction.publisher());
+            let subscriber = at(flow, flow.direction.subscriber());
+            match (publisher, subscriber) {
+                (Some(publisher), Some(subscriber)) => judge(flow, publisher, subscriber),
+                _ => Observation::default(),
+            }
         })
-        .collect())
+        .collect();
+    (seen, missing)
 }
 
-type Key = (bool, ShardNo, String);
-
-fn key(side: Side, shard: ShardNo, name: &str) -> Key {
-    (side == Side::Source, shard, name.to_owned())
+async fn server(links: &Links, side: Side, shard: ShardNo) -> Result<Server> {
+    let session = links.session(side, shard).await?;
+    let (slots, subscriptions) = try_join!(slots(&session), subscriptions(&session, side))?;
+    Ok(Server { slots, subscriptions })
 }
 
-fn judge(flow: &Flow, slot: Option<&Slot>, subscription: Option<&Subscription>) -> Observation {
-    let mut error = None;
-    match slot {
-        None => error = Some("the replication slot is missing".to_owned()),
-        Some(slot) if slot.wal_status.as_deref() == Some("lost") => {
-            error = Some(
-                "the replication slot has lost WAL that it needs (max_slot_wal_keep_size)"
-                    .to_owned(),
-            );
-        }
-        Some(slot) if slot.wal_status.as_deref() == Some("unreserved") => {
-            error = Some(
-                "the replication slot is about to lose WAL (max_slot_wal_keep_size)".to_owned(),
-            );
-        }
-        Some(_) => {}
-    }
-    if let (None, true) = (&error, flow.live) {
-        error = match subscription {
-            None => Some("the subscription is missing".to_owned()),
-            Some(s) if !s.enabled => Some("the subscription is disabled".to_owned()),
-            Some(s) if !s.running && s.errors > 0 => Some(match &s.last_error {
-                Some(text) => {
-                    format!("the apply worker fails ({} errors so far): {text}", s.errors)
-                }
-                None => format!(
-                    "the apply worker fails ({} errors so far); the subscriber's log says why",
-                    s.errors
-                ),
-            }),
-            Some(_) => None,
-        };
-    }
+fn judge(flow: &Flow, publisher: &Result<Server>, subscriber: &Result<Server>) -> Observation {
+    let slot = publisher.as_ref().ok().and_then(|s| s.slots.get(&flow.slot_name));
+    let subscription =
+        subscriber.as_ref().ok().and_then(|s| s.subscriptions.get(&flow.subscription_name));
+    let lacks_subscription = flow.live && subscriber.is_ok() && subscription.is_none();
+    let missing = [publisher, subscriber].into_iter().find_map(|s| s.as_ref().err());
     Observation {
         active: slot.is_some_and(|s| s.active),
         confirmed_lsn: slot.and_then(|s| s.confirmed.clone()),
@@ -97,30 +77,34 @@ fn judge(flow: &Flow, slot: Option<&Slot>, subscription: Option<&Subscription>) 
         retained_bytes: slot.and_then(|s| s.retained),
         wal_status: slot.and_then(|s| s.wal_status.clone()),
         apply_errors: subscription.map(|s| s.errors),
-        error,
+        apply_error: subscription.and_then(|s| s.last_error.clone()),
+        worker: subscription.and_then(|s| s.worker),
+        disabled: subscription.is_some_and(|s| !s.enabled),
+        error: publisher
+            .as_ref()
+            .ok()
+            .and_then(|_| slot_error(slot))
+            .or_else(|| lacks_subscription.then_some("the subscription is missing"))
+            .map(str::to_owned),
+        missing: missing.map(Error::one_line),
+        slot_known: publisher.is_ok(),
     }
 }
 
-/// What `look` finds on every server of both clusters, by side, shard and name.
-async fn everywhere<T, Fut>(
-    links: &Links,
-    look: impl Fn(Rc<Connection>, Side) -> Fut,
-) -> Result<HashMap<Key, T>>
-where
-    Fut: Future<Output = Result<Vec<(String, T)>>>,
-{
-    let mut out = HashMap::new();
-    for side in [Side::Source, Side::Destination] {
-        let sessions = links.sessions(side).await?;
-        let found = try_join_all(sessions.iter().map(|(_, s)| look(Rc::clone(s), side))).await?;
-        for ((shard, _), found) in sessions.iter().zip(found) {
-            out.extend(found.into_iter().map(|(name, one)| (key(side, *shard, &name), one)));
+fn slot_error(slot: Option<&Slot>) -> Option<&'static str> {
+    let Some(slot) = slot else { return Some("the replication slot is missing") };
+    match slot.wal_status.as_deref() {
+        Some("lost") => {
+            Some("the replication slot has lost WAL that it needs (max_slot_wal_keep_size)")
         }
+        Some("unreserved") => {
+            Some("the replication slot is about to lose WAL (max_slot_wal_keep_size)")
+        }
+        _ => None,
     }
-    Ok(out)
 }
 
-async fn slots(session: Rc<Connection>, _: Side) -> Result<Vec<(String, Slot)>> {
+async fn slots(session: &Connection) -> Result<HashMap<String, Slot>> {
     let rows = session
         .query(
             "SELECT slot_name::text, active, confirmed_flush_lsn::text, \
@@ -147,16 +131,16 @@ async fn slots(session: Rc<Connection>, _: Side) -> Result<Vec<(String, Slot)>> 
         .collect()
 }
 
-async fn subscriptions(session: Rc<Connection>, side: Side) -> Result<Vec<(String, Subscription)>> {
+async fn subscriptions(session: &Connection, side: Side) -> Result<HashMap<String, Subscription>> {
     // The extension, which listens to errors, is on the source's shards.
     let last_error = match side {
-        Side::Source => "CASE WHEN w.pid IS NULL THEN reshard_apply_error(s.oid) END",
+        Side::Source => "reshard_apply_error(s.oid)",
         Side::Destination => "NULL::text",
     };
     let rows = session
         .query(
             &format!(
-                "SELECT s.subname::text, s.subenabled, w.pid IS NOT NULL, \
+                "SELECT s.subname::text, s.subenabled, w.pid, \
                     coalesce(e.apply_error_count, 0), {last_error} \
                FROM pg_subscription AS s \
                JOIN pg_database AS d ON d.oid = s.subdbid AND d.datname = current_database() \
@@ -174,7 +158,7 @@ async fn subscriptions(session: Rc<Connection>, side: Side) -> Result<Vec<(Strin
                 row.try_get(0).map_err(get)?,
                 Subscription {
                     enabled: row.try_get(1).map_err(get)?,
-                    running: row.try_get(2).map_err(get)?,
+                    worker: row.try_get(2).map_err(get)?,
                     errors: row.try_get(3).map_err(get)?,
                     last_error: row.try_get(4).map_err(get)?,
                 },

@@ -143,13 +143,18 @@ async fn failure(links: &Links, flows: &[Flow], error: Error) -> Result<Error> {
     }
     // As if they were live: then what is wrong with them is an error.
     let live: Vec<Flow> = flows.iter().map(|f| Flow { live: true, ..f.clone() }).collect();
-    let seen = monitor::observe(links, &live).await?;
+    let (seen, missing) = monitor::observe(links, &live).await;
+    if let Some(missing) = missing {
+        return Err(missing);
+    }
     let said: Vec<String> = live
         .iter()
         .zip(&seen)
         .filter(|(_, s)| s.error.is_some() || !s.active)
         .map(|(flow, seen)| {
-            let what = seen.error.as_deref().unwrap_or("no worker has begun with it");
+            let failure = seen.worker.is_none().then(|| seen.apply_failure()).flatten();
+            let what = seen.error.clone().or(failure);
+            let what = what.unwrap_or_else(|| "no worker has begun with it".to_owned());
             format!("\"{}\": {what}", flow.slot_name)
         })
         .collect();

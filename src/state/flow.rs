@@ -97,8 +97,34 @@ pub struct Observation {
     pub wal_status: Option<String>,
     /// `pg_stat_subscription_stats.apply_error_count`.
     pub apply_errors: Option<i64>,
+    /// What its apply worker failed with last, where the subscriber knows.
+    pub apply_error: Option<String>,
+    /// Process number of its apply worker.
+    pub worker: Option<i32>,
+    /// The subscription is there, but disabled.
+    pub disabled: bool,
     /// What is wrong with it.
     pub error: Option<String>,
+    /// Why its publisher, or else its subscriber, could not be looked at.
+    pub missing: Option<String>,
+    /// The publisher could be looked at; otherwise nothing is known of the slot.
+    pub slot_known: bool,
+}
+
+impl Observation {
+    /// What its apply worker fails with, where it is known to have failed.
+    pub fn apply_failure(&self) -> Option<String> {
+        match (&self.apply_error, self.apply_errors.unwrap_or(0)) {
+            (Some(text), 0) => Some(format!("the apply worker fails: {text}")),
+            (Some(text), count) => {
+                Some(format!("the apply worker fails ({count} errors so far): {text}"))
+            }
+            (None, 0) => None,
+            (None, count) => Some(format!(
+                "the apply worker fails ({count} errors so far); the subscriber's log says why"
+            )),
+        }
+    }
 }
 
 /// Writes flows that are not known yet.
@@ -158,12 +184,31 @@ pub fn set_wave_live(task: i64, wave: i32) -> Result<()> {
     .map(|_| ())
 }
 
-/// Keeps what was seen of a flow.
+/// Keeps what was seen of a flow: of a publisher that could not be looked at, the last
+/// look stays.
 pub fn observe(flow: &Flow, seen: &Observation) -> Result<()> {
+    let error = seen.error.as_deref().or(seen.missing.as_deref());
+    if !seen.slot_known {
+        return db::execute(
+            "UPDATE reshard.flow SET error = $6 \
+              WHERE task_id = $1 AND direction = $2 AND wave = $3 AND source_shard = $4 \
+                AND destination_shard = $5",
+            &[
+                Arg::I64(flow.task_id),
+                Arg::Text(flow.direction.as_str()),
+                Arg::I32(flow.wave),
+                Arg::I32(flow.source_shard as i32),
+                Arg::I32(flow.destination_shard as i32),
+                Arg::OptText(error),
+            ],
+        )
+        .map(|_| ());
+    }
     db::execute(
         "UPDATE reshard.flow SET active = $6, confirmed_lsn = $7::pg_catalog.pg_lsn, \
-                lag_bytes = $8, retained_bytes = $9, wal_status = $10, apply_errors = $11, \
-                error = $12, updated_at = clock_timestamp() \
+                lag_bytes = $8, retained_bytes = $9, wal_status = $10, \
+                apply_errors = coalesce($11, apply_errors), error = $12, \
+                updated_at = clock_timestamp() \
           WHERE task_id = $1 AND direction = $2 AND wave = $3 AND source_shard = $4 \
             AND destination_shard = $5",
         &[
@@ -178,7 +223,7 @@ pub fn observe(flow: &Flow, seen: &Observation) -> Result<()> {
             Arg::OptI64(seen.retained_bytes),
             Arg::OptText(seen.wal_status.as_deref()),
             Arg::OptI64(seen.apply_errors),
-            Arg::OptText(seen.error.as_deref()),
+            Arg::OptText(error),
         ],
     )
     .map(|_| ())

@@ -26,6 +26,7 @@ use crate::state::task::{self, Type};
 use crate::state::traffic;
 use crate::worker::coordinator::Shared;
 use crate::worker::migration::Migration;
+use crate::worker::watch::Watch;
 use crate::worker::{flowing, waves};
 
 /// How often copied tables are looked for.
@@ -40,7 +41,7 @@ const MARKER_TIMEOUT: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// Those of the stages; what was copied stays.
-pub async fn run(migration: &Migration, shared: &Rc<Shared>) -> Result<()> {
+pub async fn run(migration: &Migration, shared: &Rc<Shared>, watch: &mut Watch) -> Result<()> {
     let id = migration.id();
     if migration.task.kind != Type::Reshard {
         schema::install_helpers(migration.links.cluster(Side::Destination)).await?;
@@ -51,7 +52,7 @@ pub async fn run(migration: &Migration, shared: &Rc<Shared>) -> Result<()> {
         try_join!(rows(migration, shared, &filters, &copied), early_keys(migration, &copied))
             .map(drop)
     };
-    watching_slots(migration, work).await?;
+    watching_slots(migration, watch, work).await?;
     shared.snapshots.borrow_mut().remove(&id);
     Ok(())
 }
@@ -142,25 +143,21 @@ async fn early_keys(migration: &Migration, copied: &Cell<bool>) -> Result<()> {
 /// Does the work and shows meanwhile what the slots keep.
 async fn watching_slots(
     migration: &Migration,
+    watch: &mut Watch,
     work: impl Future<Output = Result<()>>,
 ) -> Result<()> {
     tokio::select! {
         done = work => done,
-        lost = watch_slots(migration) => lost.map(|never| match never {}),
+        lost = watch_slots(migration, watch) => lost.map(|never| match never {}),
     }
 }
 
 /// Shows what the slots keep until they are subscribed to. One that has lost WAL
 /// ends the work: what was written meanwhile could not be brought to the shard any more.
-async fn watch_slots(migration: &Migration) -> Result<Infallible> {
-    let mut complained = false;
+async fn watch_slots(migration: &Migration, watch: &mut Watch) -> Result<Infallible> {
     loop {
-        let flows = migration.flows(Direction::Forward)?;
-        match flowing::observe(migration, &flows).await {
-            Ok(seen) => {
-                flowing::lost(&flows, &seen)?;
-                complained = flowing::complain_of_wal(migration.id(), &flows, &seen, complained)?;
-            }
+        match watch.look(migration).await {
+            Ok(_) => {}
             // The copy itself says what is wrong with a server, and tries again.
             Err(error) if error.policy() == Policy::Retry => {}
             Err(error) => return Err(error),
@@ -235,8 +232,8 @@ pub async fn prepare(migration: &Migration) -> Result<FiltersOf> {
 ///
 /// # Errors
 /// Those of the schema stage; a slot that has lost WAL.
-pub async fn keys(migration: &Migration) -> Result<()> {
-    watching_slots(migration, build_keys(migration)).await?;
+pub async fn keys(migration: &Migration, watch: &mut Watch) -> Result<()> {
+    watching_slots(migration, watch, build_keys(migration)).await?;
     transaction(|| table::set_status(migration.id(), "copied", "ready"))
 }
 
@@ -277,11 +274,11 @@ fn has_one_snapshot(migration: &Migration) -> Result<bool> {
 ///
 /// # Errors
 /// The shards', but for rows that refer to none; a slot that has lost WAL.
-pub async fn check_foreign_keys(migration: &Migration) -> Result<()> {
+pub async fn check_foreign_keys(migration: &Migration, watch: &mut Watch) -> Result<()> {
     if migration.task.kind != Type::Reshard || has_one_snapshot(migration)? {
         return Ok(());
     }
-    watching_slots(migration, until_they_hold(migration)).await
+    watching_slots(migration, watch, until_they_hold(migration)).await
 }
 
 async fn until_they_hold(migration: &Migration) -> Result<()> {

@@ -2,7 +2,7 @@
 //! decides what an error means. Ends when there is nothing to do; the
 //! coordinator starts it again when a user asks for something.
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cutover::switch::Extent;
 use crate::error::{Error, Kind, Policy, Result};
@@ -13,31 +13,91 @@ use crate::state::task::{self, Phase, Status, Task, Type};
 use crate::worker::auto::Auto;
 use crate::worker::coordinator::Shared;
 use crate::worker::phases::{self, Next};
+use crate::worker::watch::Watch;
 use crate::worker::{ending, overtaken, traffic};
 
 /// Tries of a phase that fails for reasons that may pass, before the task fails.
 const TRIES: u32 = 8;
+/// How long a server may be away before the task fails: a restart, a failover.
+const ABSENCE: Duration = Duration::from_secs(300);
+/// A try that went on for so long got somewhere.
+const PROGRESS: Duration = Duration::from_secs(60);
 /// How often the table of intents is looked at when nobody woke the driver.
 const PERIOD: Duration = Duration::from_millis(500);
 
 /// Drives a task to where it waits for nothing but a user.
 pub async fn run(id: i64, shared: Rc<Shared>) {
-    let mut failures = 0;
+    let mut tries = Tries::default();
     let mut auto = Auto::new();
+    let mut watch = Watch::default();
     loop {
-        let outcome = turn(id, &shared, &mut auto).await;
+        let began = Instant::now();
+        let outcome = turn(id, &shared, &mut auto, &mut watch).await;
         match outcome {
-            Ok(Turn::Again) => failures = 0,
+            Ok(Turn::Again) => tries = Tries::default(),
             Ok(Turn::Interrupted) => {}
             Ok(Turn::End) => return,
             Err(error) => {
-                failures += 1;
-                if !retry(id, &error, failures, &shared).await {
+                if began.elapsed() > PROGRESS {
+                    tries = Tries::default();
+                }
+                tries.count(&error, Instant::now());
+                if !retry(id, &error, &mut tries, &shared).await {
                     return;
                 }
+                watch.error_is_noted();
             }
         }
     }
+}
+
+/// Tries that failed since a phase got on last.
+#[derive(Default)]
+struct Tries {
+    /// All of them.
+    all: u32,
+    /// Those that failed though all servers were there.
+    failures: u32,
+    /// Since when each try has found a server away.
+    away_since: Option<Instant>,
+    /// What the last event said.
+    written: Option<String>,
+}
+
+impl Tries {
+    fn count(&mut self, error: &Error, now: Instant) {
+        self.all += 1;
+        match is_away(error) {
+            true => self.away_since = self.away_since.or(Some(now)),
+            false => {
+                self.away_since = None;
+                self.failures += 1;
+            }
+        }
+    }
+
+    fn are_used_up(&self, now: Instant) -> bool {
+        match self.away_since {
+            Some(since) => now - since >= ABSENCE,
+            None => self.failures >= TRIES,
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        Duration::from_millis(250) * 2_u32.pow(self.all.min(4))
+    }
+}
+
+/// Whether a server is down, starts, or can't be reached.
+fn is_away(error: &Error) -> bool {
+    let code = error.sqlstate();
+    error.policy() == Policy::Retry && (code.starts_with("08") || code.starts_with("57P"))
+}
+
+/// Whether an error may pass by itself while flows go on: also a login that is refused,
+/// while somebody changes a password and then the declaration.
+fn may_pass(error: &Error) -> bool {
+    error.policy() == Policy::Retry || error.is_refused_login()
 }
 
 enum Turn {
@@ -49,7 +109,7 @@ enum Turn {
     End,
 }
 
-async fn turn(id: i64, shared: &Rc<Shared>, auto: &mut Auto) -> Result<Turn> {
+async fn turn(id: i64, shared: &Rc<Shared>, auto: &mut Auto, watch: &mut Watch) -> Result<Turn> {
     let (task, next) = transaction(|| Ok((task::load(id)?, intent::next(id)?)))?;
     let may_have_switched = task.phase.is_flowing() || task.phase == Phase::Cutover;
     if task.kind.is_migration() && may_have_switched && overtaken::follow(&task).await? {
@@ -75,7 +135,7 @@ async fn turn(id: i64, shared: &Rc<Shared>, auto: &mut Auto) -> Result<Turn> {
         return Ok(Turn::Again);
     }
     let next = tokio::select! {
-        done = phases::run(task.clone(), shared, auto) => done?,
+        done = phases::run(task.clone(), shared, auto, watch) => done?,
         seen = next_intent(id, shared) => return seen.map(|()| Turn::Interrupted),
     };
     if next == Next::CutOver {
@@ -141,17 +201,22 @@ fn with_way_on(mut error: Error, task: &Task) -> Error {
 }
 
 /// Waits before another try; false where there will be none.
-async fn retry(id: i64, error: &Error, failures: u32, shared: &Shared) -> bool {
-    let give_up = error.policy() == Policy::Fail || failures >= TRIES;
+async fn retry(id: i64, error: &Error, tries: &mut Tries, shared: &Shared) -> bool {
+    let give_up = error.policy() == Policy::Fail || tries.are_used_up(Instant::now());
+    let text = error.one_line();
+    let is_news = tries.written.as_ref() != Some(&text);
     let written = transaction(|| {
         let task = task::load(id)?;
         // Flows go on without us: a migration that only watches never gives up, and
         // a cutover that was interrupted has to end on one side or the other.
         let watching = task.kind != Type::SchemaSync
-            && (task.phase == Phase::Cutover
-                || task.phase.is_flowing() && error.policy() == Policy::Retry);
+            && match task.phase {
+                Phase::Cutover => true,
+                Phase::CatchUp => may_pass(error),
+                phase => phase.is_flowing() && may_pass(error),
+            };
         // Nor does a cancel: a shard that is away may take as long as it likes.
-        let waiting = task.is_ending() && error.policy() == Policy::Retry;
+        let waiting = task.is_ending() && may_pass(error);
         if give_up && !watching && !waiting {
             let error = with_way_on(error.clone(), &task);
             task::fail(id, &error)?;
@@ -159,20 +224,21 @@ async fn retry(id: i64, error: &Error, failures: u32, shared: &Shared) -> bool {
             return Ok(false);
         }
         task::note_error(id, Some(error))?;
-        event::write_error(id, Severity::Warning, "retry", error)?;
+        if is_news {
+            event::write_error(id, Severity::Warning, "retry", error)?;
+        }
         Ok(true)
     });
     match written {
-        Ok(true) => {}
+        Ok(true) => tries.written = Some(text),
         Ok(false) => return false,
         Err(lost) => {
             pgrx::warning!("reshard could not note an error: {}", lost.one_line());
             return false;
         }
     }
-    let pause = Duration::from_millis(250) * 2_u32.pow(failures.min(4));
     tokio::select! {
-        () = tokio::time::sleep(pause) => {}
+        () = tokio::time::sleep(tries.pause()) => {}
         _ = next_intent(id, shared) => {}
     }
     true
@@ -183,4 +249,43 @@ pub fn stopped(id: i64) -> Error {
     Error::new(Kind::Cancelled, "the task was stopped").hint(format!(
         "SELECT reshard_resume({id}); goes on, SELECT reshard_cancel({id}); ends it."
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn away() -> Error {
+        Error::new(Kind::Unreachable, "could not connect")
+    }
+
+    #[test]
+    fn a_server_may_be_away_for_minutes() {
+        let (mut tries, begin) = (Tries::default(), Instant::now());
+        for second in (0..ABSENCE.as_secs()).step_by(4) {
+            let now = begin + Duration::from_secs(second);
+            tries.count(&away(), now);
+            assert!(!tries.are_used_up(now));
+        }
+        assert!(tries.are_used_up(begin + ABSENCE));
+    }
+
+    #[test]
+    fn other_errors_are_counted_and_absences_are_not() {
+        let (mut tries, now) = (Tries::default(), Instant::now());
+        let deadlock = Error::new(Kind::Server("40P01".to_owned()), "deadlock detected");
+        for _ in 0..TRIES {
+            assert!(!tries.are_used_up(now));
+            tries.count(&away(), now);
+            tries.count(&deadlock, now);
+        }
+        assert!(tries.are_used_up(now));
+    }
+
+    #[test]
+    fn a_refused_login_passes_while_flows_go_on_and_a_bug_does_not() {
+        let refused = Error::new(Kind::Server("28P01".to_owned()), "could not connect");
+        assert!(may_pass(&refused) && refused.policy() == Policy::Fail);
+        assert!(!may_pass(&Error::internal("lost")));
+    }
 }

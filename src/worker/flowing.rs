@@ -1,6 +1,5 @@
 //! Phases with live replication: `catch_up`, and then `replicating`, `switched`
 //! and `rolled_back`, in which the worker watches until somebody asks for more.
-use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use futures::future::try_join_all;
@@ -9,17 +8,17 @@ use crate::cluster::{Direction, Side};
 use crate::cutover::fence;
 use crate::error::{Error, Result};
 use crate::gucs;
-use crate::pg::xact::{transaction, transaction_async};
+use crate::pg::xact::transaction;
 use crate::replication::settle::{self, Identity, Settings};
-use crate::replication::{guard, handoff, marker, monitor, slot, subscription};
-use crate::state::event::{self, Severity};
-use crate::state::flow::{self, Flow, Observation};
+use crate::replication::{guard, handoff, marker, slot, subscription};
+use crate::state::flow::{self, Flow};
 use crate::state::options::ReplicaIdentity;
 use crate::state::table::{self, Table};
 use crate::state::task::{self, NewTask, Phase, Status, Task, Type};
 use crate::state::{cutover, traffic as flag, wave};
 use crate::worker::auto::Auto;
 use crate::worker::migration::Migration;
+use crate::worker::watch::Watch;
 use crate::worker::{copying, waves};
 
 /// How often flows are looked at.
@@ -34,8 +33,8 @@ const MARKER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Phase `catch_up`: subscriptions apply what was written since the snapshot.
 ///
 /// # Errors
-/// The servers'; an apply worker that keeps failing.
-pub async fn catch_up(migration: &Migration) -> Result<()> {
+/// The servers'; as [`Watch::look`].
+pub async fn catch_up(migration: &Migration, watch: &mut Watch) -> Result<()> {
     if migration.task.kind == Type::Replicate {
         begin_replication(migration).await?;
     }
@@ -50,13 +49,13 @@ pub async fn catch_up(migration: &Migration) -> Result<()> {
 
     let threshold = i64::from(gucs::CUTOVER_LAG_THRESHOLD.get()) * 1024;
     loop {
+        let seen = watch.look(migration).await?;
+        let close =
+            seen.iter().all(|(_, s)| s.active && s.lag_bytes.is_some_and(|l| l <= threshold));
         let flows = migration.flows(Direction::Forward)?;
-        let seen = observe(migration, &flows).await?;
-        let close = seen.iter().all(|s| s.active && s.lag_bytes.is_some_and(|l| l <= threshold));
         if close && marker::round_trip(&migration.links, &flows, MARKER_TIMEOUT).await.is_ok() {
             return Ok(());
         }
-        broken(&flows, &seen)?;
         tokio::time::sleep(PERIOD).await;
     }
 }
@@ -214,96 +213,12 @@ async fn enable(migration: &Migration, flows: &[Flow], side: Side, enabled: bool
     Ok(())
 }
 
-/// Writes down what the flows look like now.
-///
-/// # Errors
-/// The servers'.
-pub async fn observe(migration: &Migration, flows: &[Flow]) -> Result<Vec<Observation>> {
-    let seen = monitor::observe(&migration.links, flows).await?;
-    transaction_async(|| {
-        flows.iter().zip(&seen).try_for_each(|(flow, seen)| flow::observe(flow, seen))
-    })?;
-    Ok(seen)
-}
-
-/// A flow that can't go on by itself is an error, never a gap.
-fn broken(flows: &[Flow], seen: &[Observation]) -> Result<()> {
-    for (flow, seen) in flows.iter().zip(seen) {
-        let lost = seen.wal_status.as_deref() == Some("lost") || seen.confirmed_lsn.is_none();
-        if flow.live && lost {
-            return Err(unusable(flow, seen));
-        }
-    }
-    Ok(())
-}
-
-/// A slot that has lost WAL is an error, whether its flow is live or waits.
-///
-/// # Errors
-/// 55000 with the slot named.
-pub fn lost(flows: &[Flow], seen: &[Observation]) -> Result<()> {
-    match flows.iter().zip(seen).find(|(_, s)| s.wal_status.as_deref() == Some("lost")) {
-        Some((flow, seen)) => Err(unusable(flow, seen)),
-        None => Ok(()),
-    }
-}
-
-fn unusable(flow: &Flow, seen: &Observation) -> Error {
-    Error::state(format!("replication slot \"{}\" can't be used any more", flow.slot_name))
-        .detail(seen.error.clone().unwrap_or_default())
-        .hint(match flow.direction {
-            Direction::Forward => {
-                "Cancel the migration and start it again; raise max_slot_wal_keep_size first."
-                    .to_owned()
-            }
-            // What was written on the shards since can't come back any more.
-            Direction::Reverse => format!(
-                "There is no way back any more, traffic stays where it is: SELECT reshard_complete({});",
-                flow.task_id
-            ),
-        })
-}
-
-/// Shows on the task that a slot is about to lose WAL; true while one is.
-///
-/// # Errors
-/// Those of the state tables.
-pub fn complain_of_wal(
-    id: i64,
-    flows: &[Flow],
-    seen: &[Observation],
-    before: bool,
-) -> Result<bool> {
-    let unreserved =
-        flows.iter().zip(seen).filter(|(_, s)| s.wal_status.as_deref() == Some("unreserved"));
-    let names: Vec<String> = unreserved.map(|(f, _)| format!("\"{}\"", f.slot_name)).collect();
-    if names.is_empty() {
-        return Ok(false);
-    }
-    if !before {
-        let error = Error::state("replication slots are about to lose WAL")
-            .detail(format!("They keep more than max_slot_wal_keep_size: {}.", names.join(", ")))
-            .hint("Raise max_slot_wal_keep_size on the publisher now; a reload is enough.");
-        transaction(|| {
-            task::note_error(id, Some(&error))?;
-            event::write(
-                Some(id),
-                Severity::Warning,
-                "slot",
-                &error.one_line(),
-                serde_json::json!({ "hint": error.hint }),
-            )
-        })?;
-    }
-    Ok(true)
-}
-
 /// Phases `replicating`, `switched` and `rolled_back`: watches, and keeps the waiting
 /// slots near the present. Ends when it is time for an automatic cutover.
 ///
 /// # Errors
 /// The servers'; a flow that can't go on.
-pub async fn watch(migration: &Migration, auto: &Auto) -> Result<()> {
+pub async fn watch(migration: &Migration, auto: &Auto, watch: &mut Watch) -> Result<()> {
     let id = migration.id();
     let live = match migration.task.phase {
         Phase::Switched => Direction::Reverse,
@@ -322,21 +237,14 @@ pub async fn watch(migration: &Migration, auto: &Auto) -> Result<()> {
     set_live(migration, live.opposite(), false).await?;
     set_live(migration, live, true).await?;
     let mut advanced = Instant::now();
-    let mut complained = false;
-    let mut heavy = HashSet::new();
     loop {
-        let flows = transaction(|| flow::load(id))?;
-        let seen = observe(migration, &flows).await?;
-        broken(&flows, &seen)?;
-        complained = complain(id, &flows, &seen, complained)?;
-        warn_of_wal(id, &flows, &seen, &mut heavy)?;
+        let seen = watch.look(migration).await?;
         if auto.is_due(&migration.task) {
             return Ok(());
         }
         if advanced.elapsed() > ADVANCE {
-            let waiting: Vec<Flow> = flows
-                .iter()
-                .zip(&seen)
+            let waiting: Vec<Flow> = seen
+                .into_iter()
                 .filter(|(f, s)| {
                     // One that is lost is made anew by the next cutover.
                     f.direction == live.opposite()
@@ -344,109 +252,13 @@ pub async fn watch(migration: &Migration, auto: &Auto) -> Result<()> {
                         && s.confirmed_lsn.is_some()
                         && s.wal_status.as_deref() != Some("lost")
                 })
-                .map(|(f, _)| f.clone())
+                .map(|(f, _)| f)
                 .collect();
             handoff::advance(&migration.links, &waiting).await?;
             advanced = Instant::now();
         }
         tokio::time::sleep(PERIOD).await;
     }
-}
-
-/// Shows on the task what is wrong with its flows; true while something is.
-fn complain(id: i64, flows: &[Flow], seen: &[Observation], before: bool) -> Result<bool> {
-    let worst = flows
-        .iter()
-        .zip(seen)
-        .filter(|(f, _)| f.live)
-        .find_map(|(f, s)| s.error.as_ref().map(|e| (f, e)));
-    match worst {
-        Some((flow, worst)) => {
-            let ddl = transaction(|| event::latest(id, "ddl", 3))?;
-            let mut detail = format!("\"{}\": {worst}", flow.slot_name);
-            if !ddl.is_empty() {
-                // What has most likely broken it.
-                detail.push_str(&format!(". DDL on the source, latest first: {}.", ddl.join("; ")));
-            }
-            let error = Error::state("a replication flow is in trouble")
-                .detail(detail)
-                .hint(remedy(flow, worst));
-            transaction(|| {
-                task::note_error(id, Some(&error))?;
-                match before {
-                    true => Ok(()),
-                    false => event::write(
-                        Some(id),
-                        Severity::Warning,
-                        "flow",
-                        &error.one_line(),
-                        serde_json::json!({}),
-                    ),
-                }
-            })?;
-            Ok(true)
-        }
-        None => {
-            if before {
-                transaction(|| task::note_error(id, None))?;
-            }
-            Ok(false)
-        }
-    }
-}
-
-/// What to do about a flow's error; a conflict names the transaction that it is in.
-fn remedy(flow: &Flow, error: &str) -> String {
-    let lsn = error
-        .split_once("finished at ")
-        .map(|(_, rest)| rest.split([' ', ',', '.']).next().unwrap_or_default());
-    match lsn {
-        Some(lsn) => format!(
-            "On the subscriber, mend the row that is in the way (SET application_name = 'reshard repair' \
-             lets a session write to the closed cluster), or leave the transaction out: ALTER SUBSCRIPTION \
-             {} SKIP (lsn = '{lsn}');",
-            flow.subscription_name
-        ),
-        None => "See reshard.replication_slots, and the log of the subscriber.".to_owned(),
-    }
-}
-
-/// Writes a warning, once until it shrinks again, for each slot that keeps more WAL
-/// than `reshard.slot_wal_warning`.
-fn warn_of_wal(
-    id: i64,
-    flows: &[Flow],
-    seen: &[Observation],
-    heavy: &mut HashSet<String>,
-) -> Result<()> {
-    let limit = i64::from(gucs::SLOT_WAL_WARNING.get()) << 20;
-    for (flow, seen) in flows.iter().zip(seen) {
-        let retained = seen.retained_bytes.unwrap_or(0);
-        if limit == 0 || retained < limit / 2 {
-            heavy.remove(&flow.slot_name);
-        } else if retained > limit && heavy.insert(flow.slot_name.clone()) {
-            transaction(|| {
-                event::write(
-                    Some(id),
-                    Severity::Warning,
-                    "slot_wal",
-                    &format!(
-                        "replication slot \"{}\" keeps {} MB of WAL",
-                        flow.slot_name,
-                        retained >> 20
-                    ),
-                    serde_json::json!({
-                        "direction": flow.direction.as_str(),
-                        "lag_bytes": seen.lag_bytes,
-                        "retained_bytes": retained,
-                        "active": seen.active,
-                        "hint": "See error and active in reshard.replication_slots. If the disk is in danger: reshard_cancel() before the switch, reshard_complete() after it, drop the slots.",
-                    }),
-                )
-            })?;
-        }
-    }
-    Ok(())
 }
 
 /// The phase that the cutover flag stands for, for a migration that has flows.

@@ -16,6 +16,7 @@ mod phases;
 mod traffic;
 pub mod verify_worker;
 mod verifying;
+mod watch;
 mod waves;
 
 /// Name of the library, for the postmaster.

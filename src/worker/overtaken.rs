@@ -62,7 +62,7 @@ async fn newest(links: &Links, name: &str, epoch: i64) -> Result<Option<Traffic>
         let answer = async { flag(&*links.session(side, shard).await?, name).await };
         match tokio::time::timeout(ANSWER, answer).await {
             Err(_) => Ok(None),
-            Ok(Err(error)) if error.is_absence() => Ok(None),
+            Ok(Err(error)) if error.is_absence() || error.is_refused_login() => Ok(None),
             Ok(answer) => answer,
         }
     });

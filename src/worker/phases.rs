@@ -1,10 +1,11 @@
 //! The phases of a task: each runs to its end and names the next one. A phase
 //! that is run again does only what is missing.
 use std::rc::Rc;
+use std::time::Instant;
 
 use crate::copy;
 use crate::cutover::sequences::Sequences;
-use crate::error::Result;
+use crate::error::{Error, Policy, Result};
 use crate::pg::xact::transaction;
 use crate::schema;
 use crate::state::task::{self, Phase, Status, Task, Type};
@@ -13,6 +14,7 @@ use crate::state::{self, event, mirror, table};
 use crate::worker::auto::Auto;
 use crate::worker::coordinator::Shared;
 use crate::worker::migration::Migration;
+use crate::worker::watch::Watch;
 use crate::worker::{copying, ending, flowing, verifying};
 
 /// What comes after a phase.
@@ -28,7 +30,7 @@ pub enum Next {
 ///
 /// # Errors
 /// Whatever stopped it; it can be run again.
-pub async fn run(task: Task, shared: &Rc<Shared>, auto: &Auto) -> Result<Next> {
+pub async fn run(task: Task, shared: &Rc<Shared>, auto: &Auto, watch: &mut Watch) -> Result<Next> {
     let id = task.id;
     if task.status == Status::Pending {
         transaction(|| {
@@ -44,39 +46,68 @@ pub async fn run(task: Task, shared: &Rc<Shared>, auto: &Auto) -> Result<Next> {
         Type::Verify => return verifying::run(&task).await.map(|()| Next::Look),
         _ => {}
     }
-    let phase = task.phase;
     let migration = Migration::load(task)?;
+    let began = Instant::now();
+    let outcome = migrate(&migration, shared, auto, watch).await;
+    let is_seen = watch.has_looked_since(began) || !has_flows(migration.task.phase);
+    match outcome {
+        Err(error) if !is_seen => Err(look_at_others(&migration, watch, error).await),
+        outcome => outcome,
+    }
+}
+
+/// Whether a phase has flows that may be looked at.
+fn has_flows(phase: Phase) -> bool {
+    phase.is_flowing() || matches!(phase, Phase::Copy | Phase::SchemaPost | Phase::CatchUp)
+}
+
+/// Flows go on, or lose WAL, while a phase can't: they are looked at all the same. The
+/// error, or that of a flow that can't go on.
+async fn look_at_others(migration: &Migration, watch: &mut Watch, error: Error) -> Error {
+    match watch.look(migration).await {
+        Err(worse) if worse.policy() == Policy::Fail => worse,
+        _ => error,
+    }
+}
+
+async fn migrate(
+    migration: &Migration,
+    shared: &Rc<Shared>,
+    auto: &Auto,
+    watch: &mut Watch,
+) -> Result<Next> {
+    let (id, phase) = (migration.id(), migration.task.phase);
     if matches!(phase, Phase::SchemaPre | Phase::Copy | Phase::CatchUp) {
         migration.join_nodes().await?;
     }
     let next = match phase {
         Phase::SchemaPre => {
             transaction(|| flag::ensure(&migration.task.source))?;
-            schema_pre(&migration).await?;
+            schema_pre(migration).await?;
             Phase::Copy
         }
         Phase::Copy => {
-            copying::run(&migration, shared).await?;
+            copying::run(migration, shared, watch).await?;
             Phase::SchemaPost
         }
         Phase::SchemaPost => {
-            copying::keys(&migration).await?;
+            copying::keys(migration, watch).await?;
             Phase::CatchUp
         }
         Phase::CatchUp => {
-            flowing::catch_up(&migration).await?;
-            copying::check_foreign_keys(&migration).await?;
+            flowing::catch_up(migration, watch).await?;
+            copying::check_foreign_keys(migration, watch).await?;
             Phase::Replicating
         }
         // These end with an intent, or with a cutover that nobody had to ask for.
         Phase::Replicating | Phase::Switched | Phase::RolledBack => {
-            return flowing::watch(&migration, auto).await.map(|()| Next::CutOver);
+            return flowing::watch(migration, auto, watch).await.map(|()| Next::CutOver);
         }
         // The driver ends a cutover before it looks at phases.
         Phase::Cutover => flowing::phase_by_flag(&migration.task)?,
         // It was begun, and something was in its way.
         Phase::Complete => {
-            return ending::complete(migration.task).await.map(|()| Next::Look);
+            return ending::complete(migration.task.clone()).await.map(|()| Next::Look);
         }
         Phase::Verify => {
             return transaction(|| task::finish(id, Status::Succeeded)).map(|()| Next::Look);

@@ -12,6 +12,7 @@ mod ddl;
 mod ddl_phases;
 mod faults;
 mod filters;
+mod flows;
 mod full_disk;
 mod harness;
 mod key_columns;
