@@ -387,6 +387,16 @@ pub fn note_error(id: i64, error: Option<&Error>) -> Result<()> {
     .map(|_| ())
 }
 
+/// Takes an error back, unless another one is shown by now.
+pub fn forget_error(id: i64, error: &str) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.task SET error = NULL, hint = NULL, sqlstate = NULL, \
+                updated_at = clock_timestamp() WHERE id = $1 AND error = $2",
+        &[Arg::I64(id), Arg::Text(error)],
+    )
+    .map(|_| ())
+}
+
 /// Leaves the switch to the user from here on.
 pub fn forget_auto_cutover(id: i64) -> Result<()> {
     db::execute(

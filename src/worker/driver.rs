@@ -45,7 +45,7 @@ pub async fn run(id: i64, shared: Rc<Shared>) {
                 if !retry(id, &error, &mut tries, &shared).await {
                     return;
                 }
-                watch.error_is_noted();
+                watch.is_shown(&error);
             }
         }
     }

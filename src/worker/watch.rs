@@ -28,15 +28,15 @@ pub struct Watch {
     troubles: HashSet<Option<Ailment>>,
     /// An event says that slots that wait are about to lose WAL.
     unreserved: bool,
-    /// The error of a try that failed stands on the task.
-    noted: bool,
+    /// The error that stands on the task: of a flow, or of a try that failed.
+    shown: Option<String>,
     looked: Option<Instant>,
 }
 
 impl Watch {
-    /// The error of a try is shown on the task, until flows are seen to be well.
-    pub fn error_is_noted(&mut self) {
-        self.noted = true;
+    /// The error of a try is shown on the task: until flows are seen to be well.
+    pub fn is_shown(&mut self, error: &Error) {
+        self.shown = Some(error.one_line());
     }
 
     /// Whether flows were looked at since then.
@@ -97,9 +97,9 @@ impl Watch {
             self.show_trouble(id, ailment, &trouble(flow, seen, error)?)?;
         } else if seen.iter().all(|(_, seen)| seen.missing.is_none()) {
             // What stopped a copy is not known to be over.
-            if !self.troubles.is_empty() || self.noted && !copying {
-                transaction(|| task::note_error(id, None))?;
-                self.noted = false;
+            let was_shown = self.shown.take_if(|_| !copying || !self.troubles.is_empty());
+            if let Some(text) = was_shown {
+                transaction(|| task::forget_error(id, &text))?;
             }
             self.troubles.clear();
         }
@@ -125,6 +125,7 @@ impl Watch {
             }
         })?;
         self.troubles.insert(ailment);
+        self.is_shown(error);
         Ok(())
     }
 
