@@ -129,7 +129,7 @@ async fn a_conflict_a_refused_login_and_an_absent_shard_are_named_and_pass() {
     run(options, |rig| async move {
         fill(&rig, 1, 30_000).await?;
         declare(&rig, KEY).await?;
-        limit(&rig, 1_000).await?;
+        limit(&rig, 300).await?;
         let migration = Migration::start(&rig, false).await?;
         conflict_in_catch_up(&rig, &migration).await?;
         refused_logins(&rig, &migration).await?;
