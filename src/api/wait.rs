@@ -8,15 +8,17 @@ use crate::api::argument::given;
 use crate::api::{admin, elsewhere};
 use crate::error::{Error, Kind, Result};
 use crate::pg::index_safe::IndexSafe;
-use crate::pg::interrupt;
-use crate::pg::report::or_raise;
+use crate::pg::report::{or_raise, warn};
 use crate::pg::xact::with_new_snapshot;
+use crate::pg::{interrupt, shmem};
 use crate::state::intent::Verb;
 use crate::state::task::{self, Phase, Status, Task};
 use crate::state::{cutover, wait};
 
 /// How often the task is looked at.
 const PERIOD_MS: i64 = 50;
+/// How long the start of a coordinator may be refused before who waits is told.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// Blocks until a task reaches a phase, or its end; returns the phase it is in.
 ///
@@ -52,6 +54,7 @@ fn wait_for(id: i64, until: &str, timeout: Option<Interval>) -> Result<String> {
     let limit = timeout.map(duration).transpose()?;
     let began = Instant::now();
     let _no_build_waits_for_us = IndexSafe::begin();
+    let mut attendance = Attendance::default();
     loop {
         let (task, is_there) = with_new_snapshot(|| {
             // In this order: what has been done is seen in the task.
@@ -78,7 +81,38 @@ fn wait_for(id: i64, until: &str, timeout: Option<Interval>) -> Result<String> {
                 task.error.map_or_else(String::new, |e| format!(" It says: {e}."))
             )));
         }
+        attendance.look(id, began.elapsed());
         interrupt::wait_latch(PERIOD_MS);
+    }
+}
+
+/// Whether a coordinator can be started; who waits in vain is told once, and goes on
+/// waiting, since a worker may come free.
+#[derive(Default)]
+struct Attendance {
+    is_asked: bool,
+    is_told: bool,
+}
+
+impl Attendance {
+    fn look(&mut self, id: i64, waited: Duration) {
+        if waited < PATIENCE {
+            return;
+        }
+        if !self.is_asked {
+            // After a start of the server the launcher looks into every database by itself,
+            // and notes nothing.
+            shmem::require_coordinator();
+            self.is_asked = true;
+        }
+        if !self.is_told && shmem::refused_for().is_some_and(|refused| refused > PATIENCE) {
+            warn(
+                Error::new(Kind::Resources, "no coordinator could be started")
+                    .detail(format!("Task {id} waits for one; the launcher goes on trying."))
+                    .hint("Raise max_worker_processes and restart, or end other workers."),
+            );
+            self.is_told = true;
+        }
     }
 }
 

@@ -6,6 +6,16 @@ use crate::error::{Error, Kind};
 
 /// Raises the error in the calling backend. Used at the SQL edge only.
 pub fn raise(error: Error) -> ! {
+    report(error, PgLogLevel::ERROR);
+    unreachable!("an ERROR report does not return")
+}
+
+/// Tells the client of the calling backend, and goes on.
+pub fn warn(error: Error) {
+    report(error, PgLogLevel::WARNING);
+}
+
+fn report(error: Error, level: PgLogLevel) {
     let mut report = ErrorReport::new(sql_error_code(error.sqlstate()), error.message, "reshard");
     if let Some(detail) = error.detail {
         report = report.set_detail(detail);
@@ -13,8 +23,7 @@ pub fn raise(error: Error) -> ! {
     if let Some(hint) = error.hint {
         report = report.set_hint(hint);
     }
-    report.report(PgLogLevel::ERROR);
-    unreachable!("an ERROR report does not return")
+    report.report(level);
 }
 
 /// The value, or the error raised in the calling backend.

@@ -1,6 +1,7 @@
 //! Shared memory: who runs, and who asked for a worker. Nothing here needs to
 //! survive a crash; the state tables hold all that does.
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use pgrx::prelude::pg_guard;
 use pgrx::{pg_shmem_init, pg_sys, PGRXSharedMemory, PgLwLock};
@@ -15,6 +16,8 @@ struct Entry {
     asked: bool,
     /// Process of its coordinator; 0 for none.
     pid: i32,
+    /// Since when none can be started, as `GetCurrentTimestamp()` says; 0 where one can.
+    refused_since: i64,
     /// Address of that process' latch, which lies in shared memory.
     latch: usize,
 }
@@ -115,6 +118,7 @@ pub fn register_coordinator(database: u32, pid: i32) -> bool {
         Some(entry) if entry.pid == 0 || entry.pid == pid || entry.is_deserted() => {
             entry.pid = pid;
             entry.latch = my_latch();
+            entry.refused_since = 0;
             true
         }
         _ => false,
@@ -124,6 +128,26 @@ pub fn register_coordinator(database: u32, pid: i32) -> bool {
 /// Whether a coordinator of that database has found work.
 pub fn has_coordinator(database: u32) -> bool {
     BOARD.share().entries.iter().any(|e| e.database == database && e.pid != 0)
+}
+
+/// Notes whether a coordinator that somebody has asked for could be started.
+pub fn note_start(database: u32, started: bool) {
+    let mut board = BOARD.exclusive();
+    let Some(entry) = board.entries.iter_mut().find(|e| e.database == database) else { return };
+    if started {
+        entry.refused_since = 0;
+    } else if entry.refused_since == 0 {
+        entry.refused_since = unsafe { pg_sys::GetCurrentTimestamp() };
+    }
+}
+
+/// For how long no coordinator of this database could be started; none where one can.
+pub fn refused_for() -> Option<Duration> {
+    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    let now = unsafe { pg_sys::GetCurrentTimestamp() };
+    let board = BOARD.share();
+    let entry = board.entries.iter().find(|e| e.database == database && e.refused_since != 0)?;
+    Some(Duration::from_micros(u64::try_from(now - entry.refused_since).unwrap_or(0)))
 }
 
 /// Ends a coordinator's place on the board; true where it had one.
@@ -136,6 +160,14 @@ pub fn unregister_coordinator(database: u32, pid: i32) -> bool {
             true
         }
         None => false,
+    }
+}
+
+/// Has the launcher start a coordinator of this database where none runs.
+pub fn require_coordinator() {
+    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    if !has_coordinator(database) {
+        wake(database);
     }
 }
 

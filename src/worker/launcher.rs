@@ -106,6 +106,7 @@ impl Launcher {
             .enable_shmem_access(None)
             .enable_spi_access()
             .load_dynamic();
+        shmem::note_start(database, worker.is_ok());
         match worker {
             Ok(worker) => {
                 self.running.insert(database, (worker, 0));

@@ -181,3 +181,26 @@ async fn a_source_that_is_put_back_in_time_follows_its_shards() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_is_told_that_no_coordinator_can_be_started() {
+    with_extension(1, |rig| async move {
+        application(&rig, 10).await?;
+        let migration = Migration::start(&rig, false).await?;
+        migration.watch(&["replicating"], STEP).await?;
+        // Both are taken: by our launcher and that of logical replication.
+        rig.source.set(&[("max_worker_processes", "2")])?;
+        restart(&rig.source, Stop::Fast)?;
+        let session = rig.source.connect().await?;
+        session
+            .execute(&format!("SELECT reshard_wait({}, 'switched', '20 s')", migration.id))
+            .await
+            .unwrap_err();
+        let said = session.take_notices().join("; ");
+        assert!(said.contains("no coordinator could be started"), "{said}");
+        rig.source.set(&[("max_worker_processes", "40")])?;
+        restart(&rig.source, Stop::Fast)?;
+        migration.cutover(STEP).await
+    })
+    .await;
+}
