@@ -35,6 +35,8 @@ SELECT (SELECT o.option_value FROM pg_catalog.pg_options_to_table(s.srvoptions) 
          WHERE o.option_name = 'shard') AS shard,
        (SELECT o.option_value FROM pg_catalog.pg_options_to_table(s.srvoptions) AS o
          WHERE o.option_name = 'conninfo') AS conninfo,
+       (SELECT o.option_value FROM pg_catalog.pg_options_to_table(s.srvoptions) AS o
+         WHERE o.option_name = 'database_id') AS database_id,
        (SELECT o.option_value FROM pg_catalog.pg_options_to_table(m.umoptions) AS o
          WHERE o.option_name = 'password') AS password
   FROM pg_catalog.pg_foreign_server AS s

@@ -1,7 +1,7 @@
 -- What psql's \df+ says about the functions.
 
 COMMENT ON FUNCTION reshard_add_shard(text, integer, text) IS
-    'declares a shard of a cluster, by number and connection string, and connects to it at once';
+    'declares a shard of a cluster, by number and connection string, and connects to it at once; while a migration uses it, replaces its connection string';
 COMMENT ON FUNCTION reshard_drop_shard(text, integer) IS
     'forgets a shard; touches nothing on it';
 COMMENT ON FUNCTION reshard_set_sharding_key(text, text, text, regclass) IS

@@ -364,7 +364,11 @@ fn is_asked(id: i64, verb: Verb, args: &Args) -> Result<bool> {
     Ok(same)
 }
 
-fn ask(id: i64, verb: Verb, args: &Args) -> Result<()> {
+/// Writes what is asked of a task, and has a worker act on it after the commit.
+///
+/// # Errors
+/// SPI's.
+pub(super) fn ask(id: i64, verb: Verb, args: &Args) -> Result<()> {
     intent::insert(id, verb, args)?;
     shmem::wake_after_commit();
     Ok(())

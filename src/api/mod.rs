@@ -11,6 +11,7 @@ mod node;
 mod placement;
 mod pooler;
 mod preflight;
+mod redeclare;
 mod shards;
 mod start;
 mod verify;

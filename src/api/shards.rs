@@ -2,22 +2,25 @@
 use pgrx::prelude::*;
 use pgrx::PgRelation;
 
-use crate::api::admin;
 use crate::api::argument::given;
+use crate::api::{admin, redeclare};
 use crate::cluster::{Method, ShardingRule};
 use crate::error::{Error, Kind, Result};
 use crate::pg::db::{self, Arg};
 use crate::pg::report::or_raise;
 use crate::pg::runtime;
 use crate::remote::quote::literal;
-use crate::remote::{connect, Conninfo, Endpoint, Purpose};
-use crate::state::{cluster, mapping, task};
+use crate::remote::{connect, identity, Conninfo, Endpoint, Purpose};
+use crate::state::task::{self, Task};
+use crate::state::{cluster, mapping};
 
-/// Declares a shard and connects to it at once.
+/// Declares a shard and connects to it at once. While a migration uses the cluster, one that
+/// is declared already gets another connection string to the same database.
 ///
 /// # Errors
-/// 22023 for a bad argument, 42710 where it is declared otherwise, 08001 or
-/// 28xxx where it can't be reached with that connection string.
+/// 22023 for a bad argument, 42710 where it is declared otherwise, 55000 where a migration
+/// uses it and it would be another database, 08001 or 28xxx where it can't be reached with
+/// that connection string.
 #[pg_extern(security_definer, volatile, parallel_unsafe)]
 #[search_path(pg_catalog, pg_temp)]
 fn reshard_add_shard(cluster: Option<&str>, shard: Option<i32>, conninfo: Option<&str>) {
@@ -36,16 +39,29 @@ fn add_shard(name: &str, shard: i32, conninfo: &str) -> Result<()> {
     })?;
     let endpoint =
         Endpoint { cluster: name.to_owned(), shard: number, conninfo: Conninfo::parse(conninfo)? };
-    refuse_while_used(name)?;
-    runtime::run(probe(&endpoint))?;
-    if !cluster::declare(&endpoint)? {
+    if let Some((user, others)) = users_of(name)?.split_first() {
+        return redeclare::redeclare(&endpoint, user, others);
+    }
+    let found = runtime::run(probe(&endpoint))?;
+    if !cluster::declare(&endpoint, &found.database)? {
         notice!("{endpoint} is declared so already");
     }
     Ok(())
 }
 
+/// Where a connection string has led to.
+pub(super) struct Found {
+    /// The server, as long as it runs.
+    pub server: String,
+    /// The database.
+    pub database: String,
+}
+
 /// Connects, and looks whether it is a database that can be used at all.
-async fn probe(endpoint: &Endpoint) -> Result<()> {
+///
+/// # Errors
+/// 55000 for a standby, 0A000 for a server that is too old; the server's.
+pub(super) async fn probe(endpoint: &Endpoint) -> Result<Found> {
     let session = connect(endpoint, Purpose::Preflight).await?;
     let in_recovery: bool = session.value("SELECT pg_is_in_recovery()", &[]).await?;
     if in_recovery {
@@ -64,7 +80,20 @@ async fn probe(endpoint: &Endpoint) -> Result<()> {
         ))
         .hint("Upgrade that server to PostgreSQL 15 or later."));
     }
-    Ok(())
+    Ok(Found {
+        server: session.value(identity::SERVER, &[]).await?,
+        database: session.value(identity::DATABASE, &[]).await?,
+    })
+}
+
+/// The unfinished migrations that use a cluster.
+///
+/// # Errors
+/// SPI's.
+fn users_of(name: &str) -> Result<Vec<Task>> {
+    let mut tasks = task::live_migrations()?;
+    tasks.retain(|t| t.source == name || t.destination == name);
+    Ok(tasks)
 }
 
 /// No unfinished migration uses a cluster.
@@ -72,13 +101,16 @@ async fn probe(endpoint: &Endpoint) -> Result<()> {
 /// # Errors
 /// 55000 where one does.
 pub(super) fn refuse_while_used(name: &str) -> Result<()> {
-    let used =
-        task::live_migrations()?.into_iter().find(|t| t.source == name || t.destination == name);
-    match used {
+    match users_of(name)?.first() {
         None => Ok(()),
-        Some(task) => Err(Error::state(format!("cluster \"{name}\" is used by task {}", task.id))
-            .hint(format!("Complete or cancel it first: SELECT reshard_cancel({});", task.id))),
+        Some(task) => Err(in_use(name, task)),
     }
+}
+
+/// The error of a cluster that a migration uses.
+pub(super) fn in_use(name: &str, task: &Task) -> Error {
+    Error::state(format!("cluster \"{name}\" is used by task {}", task.id))
+        .hint(format!("Complete or cancel it first: SELECT reshard_cancel({});", task.id))
 }
 
 /// Forgets a shard. Touches nothing on it.

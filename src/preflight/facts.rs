@@ -14,7 +14,7 @@ use crate::preflight::placement::Mapped;
 use crate::preflight::programs::Programs;
 use crate::preflight::strays::Strays;
 use crate::preflight::Verb;
-use crate::remote::Endpoint;
+use crate::remote::{identity, Endpoint};
 use crate::state;
 use crate::state::options::Options;
 
@@ -416,12 +416,7 @@ impl<'a> Facts<'a> {
                 free_bytes: None,
             })
         };
-        let system = db::text(
-            "SELECT pg_catalog.concat_ws('/', c.system_identifier, \
-                 extract(epoch FROM pg_catalog.pg_postmaster_start_time()), \
-                 pg_catalog.current_setting('port')) FROM pg_catalog.pg_control_system() AS c",
-            &[],
-        )?;
+        let system = db::text(identity::SERVER, &[])?;
         let libraries = db::text(
             "SELECT coalesce((SELECT f.setting FROM pg_catalog.pg_file_settings AS f \
                                WHERE f.name = 'shared_preload_libraries' \

@@ -3,6 +3,7 @@
 pub mod blockers;
 pub mod connection;
 pub mod conninfo;
+pub mod identity;
 pub mod links;
 pub mod needed;
 pub mod partition_key;

@@ -41,24 +41,60 @@ pub async fn create(
         options.push("origin = none".to_owned());
         options.push("password_required = false".to_owned());
     }
-    // The connection string holds the password.
+    let statements = format!(
+        "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({}); {more}",
+        ident(&flow.subscription_name),
+        literal(&publisher.conninfo.to_libpq()),
+        ident(&flow.publication_name),
+        options.join(", "),
+    );
+    quietly(subscriber, &statements)
+        .await
+        .context(format!("could not subscribe {} to {publisher}", subscriber.label()))
+}
+
+/// Has those subscriptions of one server that are there connect to these publishers, with
+/// the connection strings that are declared now.
+///
+/// # Errors
+/// The subscriber's.
+pub async fn redirect(subscriber: &Connection, flows: &[(&Flow, &Endpoint)]) -> Result<()> {
+    let names: Vec<&str> = flows.iter().map(|(f, _)| f.subscription_name.as_str()).collect();
+    // Compared here: the parameters of a query may be logged.
+    let rows = subscriber
+        .query(
+            "SELECT s.subname::text, s.subconninfo FROM pg_subscription AS s \
+               JOIN pg_database AS d ON d.oid = s.subdbid AND d.datname = current_database() \
+              WHERE s.subname = ANY ($1)",
+            &[&names],
+        )
+        .await?;
+    for row in rows {
+        let name: String = row.try_get(0).map_err(|e| subscriber.error(&e))?;
+        let present: String = row.try_get(1).map_err(|e| subscriber.error(&e))?;
+        let publisher = flows.iter().find(|(f, _)| f.subscription_name == name).map(|(_, p)| p);
+        let Some(publisher) = publisher else { continue };
+        let declared = publisher.conninfo.to_libpq();
+        if present != declared {
+            let (name, declared) = (ident(&name), literal(&declared));
+            quietly(subscriber, &format!("ALTER SUBSCRIPTION {name} CONNECTION {declared}"))
+                .await
+                .context(format!("could not redirect {} to {publisher}", subscriber.label()))?;
+        }
+    }
+    Ok(())
+}
+
+/// Runs statements that hold a password in a transaction of their own.
+async fn quietly(subscriber: &Connection, statements: &str) -> Result<()> {
     subscriber.batch(&format!("BEGIN; {QUIET}")).await?;
-    let made = subscriber
-        .batch(&format!(
-            "CREATE SUBSCRIPTION {} CONNECTION {} PUBLICATION {} WITH ({}); {more}",
-            ident(&flow.subscription_name),
-            literal(&publisher.conninfo.to_libpq()),
-            ident(&flow.publication_name),
-            options.join(", "),
-        ))
-        .await;
-    match made {
+    match subscriber.batch(statements).await {
         Ok(()) => subscriber.batch("COMMIT").await,
         Err(error) => {
             if !subscriber.is_closed() {
                 subscriber.batch("ROLLBACK").await?;
             }
-            Err(error).context(format!("could not subscribe {} to {publisher}", subscriber.label()))
+            Err(error)
         }
     }
 }

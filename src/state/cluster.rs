@@ -45,6 +45,27 @@ pub fn endpoints(name: &str) -> Result<Vec<Endpoint>> {
         .collect()
 }
 
+/// A declared shard, if it is.
+///
+/// # Errors
+/// SPI's.
+pub fn find(cluster: &str, shard: u32) -> Result<Option<Endpoint>> {
+    Ok(endpoints(cluster)?.into_iter().find(|e| e.shard == shard))
+}
+
+/// The database that a shard was found to be when it was declared, as
+/// [`identity::DATABASE`](crate::remote::identity::DATABASE) tells it.
+///
+/// # Errors
+/// SPI's.
+pub fn database_of(endpoint: &Endpoint) -> Result<Option<String>> {
+    db::text(
+        "SELECT s.database_id FROM reshard.declared_shard AS s \
+          WHERE s.cluster = $1 AND s.shard = $2",
+        &[Arg::Text(&endpoint.cluster), Arg::I64(i64::from(endpoint.shard))],
+    )
+}
+
 fn server_name(cluster: &str, shard: u32) -> Result<String> {
     let name = format!("{cluster}/{shard}");
     if name.len() > 63 {
@@ -54,13 +75,13 @@ fn server_name(cluster: &str, shard: u32) -> Result<String> {
     Ok(name)
 }
 
-/// Keeps a declaration; one that says the same already stays as it is.
+/// Keeps a declaration, with the database that was found there; one that says the same
+/// already stays as it is.
 ///
 /// # Errors
 /// 42710 where that shard is declared otherwise.
-pub fn declare(endpoint: &Endpoint) -> Result<bool> {
-    let existing = endpoints(&endpoint.cluster)?.into_iter().find(|e| e.shard == endpoint.shard);
-    if let Some(existing) = existing {
+pub fn declare(endpoint: &Endpoint, database: &str) -> Result<bool> {
+    if let Some(existing) = find(&endpoint.cluster, endpoint.shard)? {
         if existing.conninfo == endpoint.conninfo {
             return Ok(false);
         }
@@ -75,11 +96,13 @@ pub fn declare(endpoint: &Endpoint) -> Result<bool> {
     let server = server_name(&endpoint.cluster, endpoint.shard)?;
     let (open, secret) = endpoint.conninfo.split_secret();
     db::run(&format!(
-        "CREATE SERVER {} FOREIGN DATA WRAPPER reshard OPTIONS (cluster {}, shard {}, conninfo {})",
+        "CREATE SERVER {} FOREIGN DATA WRAPPER reshard OPTIONS (cluster {}, shard {}, \
+         conninfo {}, database_id {})",
         ident(&server),
         literal(&endpoint.cluster),
         literal(&endpoint.shard.to_string()),
         literal(&open.to_libpq()),
+        literal(database),
     ))?;
     if let Some(secret) = secret {
         db::run(&format!(
@@ -89,6 +112,28 @@ pub fn declare(endpoint: &Endpoint) -> Result<bool> {
         ))?;
     }
     Ok(true)
+}
+
+/// Keeps another connection string for a declared shard.
+///
+/// # Errors
+/// SPI's.
+pub fn replace(declared: &Endpoint, conninfo: &Conninfo) -> Result<()> {
+    let server = ident(&server_name(&declared.cluster, declared.shard)?);
+    let (open, secret) = conninfo.split_secret();
+    db::run(&format!(
+        "ALTER SERVER {server} OPTIONS (SET conninfo {})",
+        literal(&open.to_libpq())
+    ))?;
+    let mapping = format!("USER MAPPING FOR PUBLIC SERVER {server}");
+    match (declared.conninfo.get("password").is_some(), secret.as_deref().map(literal)) {
+        (true, Some(secret)) => {
+            db::run(&format!("ALTER {mapping} OPTIONS (SET password {secret})"))
+        }
+        (false, Some(secret)) => db::run(&format!("CREATE {mapping} OPTIONS (password {secret})")),
+        (true, None) => db::run(&format!("DROP {mapping}")),
+        (false, None) => Ok(()),
+    }
 }
 
 /// Forgets a declaration; false where there was none.

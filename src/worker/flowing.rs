@@ -39,6 +39,7 @@ pub async fn catch_up(migration: &Migration, watch: &mut Watch) -> Result<()> {
         begin_replication(migration).await?;
     }
     settle_shards(migration, &migration.tables()?).await?;
+    redirect(migration).await?;
     subscribe(migration, &migration.flows(Direction::Forward)?).await?;
     transaction(|| {
         flow::set_live(migration.id(), Some(Direction::Forward))?;
@@ -100,6 +101,7 @@ async fn subscribe(migration: &Migration, flows: &[Flow]) -> Result<()> {
 pub async fn begin_wave(migration: &Migration, wave: i32, tables: &[Table]) -> Result<()> {
     let tables: Vec<Table> = tables.iter().filter(|t| t.wave == Some(wave)).cloned().collect();
     settle_shards(migration, &tables).await?;
+    redirect(migration).await?;
     let flows: Vec<Flow> =
         migration.flows(Direction::Forward)?.into_iter().filter(|f| f.wave == wave).collect();
     subscribe(migration, &flows).await?;
@@ -197,6 +199,26 @@ async fn binary_is_safe(migration: &Migration) -> Result<bool> {
     })
 }
 
+/// Has the subscriptions that are there, in both directions, use the connection strings
+/// that are declared now.
+///
+/// # Errors
+/// The servers'.
+pub async fn redirect(migration: &Migration) -> Result<()> {
+    for direction in [Direction::Forward, Direction::Reverse] {
+        let (publisher, subscriber) = (direction.publisher(), direction.subscriber());
+        let flows = migration.flows(direction)?;
+        for (shard, session) in migration.links.sessions(subscriber).await? {
+            let own = flows.iter().filter(|f| f.shard_on(subscriber) == shard);
+            let own = own
+                .map(|f| Ok((f, migration.links.endpoint(publisher, f.shard_on(publisher))?)))
+                .collect::<Result<Vec<_>>>()?;
+            subscription::redirect(&session, &own).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Enables or disables the subscriptions of one direction.
 ///
 /// # Errors
@@ -234,6 +256,7 @@ pub async fn watch(migration: &Migration, auto: &Auto, watch: &mut Watch) -> Res
     for side in [Side::Source, Side::Destination] {
         fence::write_flag(links, side, name, &traffic.active_cluster, traffic.epoch).await?;
     }
+    redirect(migration).await?;
     set_live(migration, live.opposite(), false).await?;
     set_live(migration, live, true).await?;
     let mut advanced = Instant::now();

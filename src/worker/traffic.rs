@@ -105,6 +105,7 @@ struct Course {
 impl Course {
     /// Makes what a switch needs and what may take long: nobody is held.
     async fn prepare(migration: &Migration, direction: Direction, extent: Extent) -> Result<Self> {
+        flowing::redirect(migration).await?;
         refuse_drift(migration, direction).await?;
         let tables = migration.tables()?;
         if migration.flows(Direction::Reverse)?.is_empty() {
