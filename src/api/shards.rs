@@ -4,7 +4,7 @@ use pgrx::PgRelation;
 
 use crate::api::argument::given;
 use crate::api::{admin, redeclare};
-use crate::cluster::{Method, ShardingRule};
+use crate::cluster::{rule, Method, ShardingRule};
 use crate::error::{Error, Kind, Result};
 use crate::pg::db::{self, Arg};
 use crate::pg::report::or_raise;
@@ -113,7 +113,7 @@ pub(super) fn in_use(name: &str, task: &Task) -> Error {
         .hint(format!("Complete or cancel it first: SELECT reshard_cancel({});", task.id))
 }
 
-/// Forgets a shard. Touches nothing on it.
+/// Forgets a shard. Touches nothing on it. With the last one go the cluster's sharding keys.
 ///
 /// # Errors
 /// 55000 while a migration uses its cluster.
@@ -132,6 +132,21 @@ fn drop_shard(name: &str, shard: i32) -> Result<()> {
     };
     if !dropped {
         notice!("shard {shard} of cluster \"{name}\" is not declared");
+    } else if cluster::endpoints(name)?.is_empty() {
+        forget_rules(name)?;
+    }
+    Ok(())
+}
+
+/// A cluster without shards has no sharding keys: one that is declared anew under its name
+/// must not find those of old.
+fn forget_rules(name: &str) -> Result<()> {
+    let (rules, mappings) = cluster::drop_rules(name)?;
+    if rules + mappings > 0 {
+        notice!(
+            "cluster \"{name}\" has no shards any more: {rules} sharding keys and {mappings} \
+             mappings of keys to shards are forgotten"
+        );
     }
     Ok(())
 }
@@ -258,6 +273,13 @@ fn set_sharding_key(
     let rule = ShardingRule { schema_name, table_name, column_names: columns, method };
     if !cluster::add_rule(name, &rule)? {
         notice!("cluster \"{name}\" has that sharding key already");
+    }
+    if let (None, Some(table)) = (&rule.table_name, cluster::covered_before(name, &rule)?) {
+        notice!(
+            "sharding key {} does not hold for table {table}, among others maybe: one of as many \
+             columns was declared first",
+            rule::shown(&rule.column_names)
+        );
     }
     Ok(())
 }

@@ -148,6 +148,18 @@ pub fn drop(cluster: &str, shard: u32) -> Result<bool> {
     Ok(exists)
 }
 
+/// Forgets all sharding keys of a cluster, and the mappings of their values; how many of each.
+///
+/// # Errors
+/// SPI's.
+pub fn drop_rules(cluster: &str) -> Result<(u64, u64)> {
+    let rules = db::execute(
+        "DELETE FROM reshard.sharding_rule WHERE cluster_name = $1",
+        &[Arg::Text(cluster)],
+    )?;
+    Ok((rules, mapping::delete_unused(cluster)?))
+}
+
 /// Sharding keys of a cluster, in order of precedence: those of single tables, then
 /// those of more columns.
 pub fn rules(cluster: &str) -> Result<Vec<ShardingRule>> {
@@ -210,6 +222,33 @@ pub fn add_rule(cluster: &str, rule: &ShardingRule) -> Result<bool> {
         ],
     )?;
     Ok(true)
+}
+
+/// A published table that has all columns of a sharding key and is spread by another one of
+/// as many columns, for all tables too, that was declared first.
+///
+/// # Errors
+/// SPI's.
+pub fn covered_before(cluster: &str, rule: &ShardingRule) -> Result<Option<String>> {
+    db::text(
+        "SELECT pg_catalog.min(pg_catalog.format('%I.%I', n.nspname, c.relname)) \
+           FROM pg_catalog.pg_class AS c \
+           JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace \
+          CROSS JOIN LATERAL reshard.sharding_key_of(c.oid, $1) AS k \
+          WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND n.nspname <> 'reshard' \
+            AND NOT EXISTS (SELECT FROM pg_catalog.unnest($2::name[]) AS w (name) \
+                             WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_attribute AS a \
+                                    WHERE a.attrelid = c.oid AND a.attname = w.name \
+                                      AND a.attnum > 0 AND NOT a.attisdropped)) \
+            AND k.column_names <> $2::name[] \
+            AND pg_catalog.cardinality(k.column_names) = pg_catalog.cardinality($2::name[]) \
+            AND EXISTS (SELECT FROM reshard.sharding_rule AS r \
+                         WHERE r.cluster_name = $1 AND r.table_name IS NULL \
+                           AND r.column_names = k.column_names) \
+            AND EXISTS (SELECT FROM pg_catalog.pg_publication_tables AS p \
+                         WHERE p.schemaname = n.nspname AND p.tablename = c.relname)",
+        &[Arg::Text(cluster), Arg::Texts(rule.column_names.clone())],
+    )
 }
 
 /// Forgets a sharding key, of all tables or of one; false where there is none.

@@ -434,6 +434,21 @@ async fn mistakes_in_mappings_are_told_when_they_are_made() {
         assert!(error.full_text().contains("'one'"), "{error}");
         let left: i64 = session.one("SELECT count(*) FROM reshard.placements WHERE column_name = 'tenant'").await?;
         assert_eq!(left, 0);
+
+        // Of two keys of all tables the first one wins; a cluster without shards has none.
+        session.take_notices();
+        session.execute("SELECT reshard_set_sharding_key('prod_sharded', 'code')").await?;
+        let said = session.take_notices().join("; ");
+        assert!(said.contains("public.b"), "{said}");
+        session
+            .execute("SELECT reshard_drop_shard('prod_sharded', 0), reshard_drop_shard('prod_sharded', 1)")
+            .await?;
+        let said = session.take_notices().join("; ");
+        assert!(said.contains("3 sharding keys and 3 mappings"), "{said}");
+        let left: i64 = session
+            .one("SELECT (SELECT count(*) FROM reshard.sharding_rule) + (SELECT count(*) FROM reshard.key_mapping)")
+            .await?;
+        assert_eq!(left, 0);
         Ok(())
     })
     .await;
