@@ -388,7 +388,10 @@ fn no_superuser(endpoint: &Endpoint, role: Option<&str>) -> Error {
 fn connect_error(label: &str, error: &tokio_postgres::Error) -> Error {
     if let Some(db) = error.as_db_error() {
         let hint = match db.code().code() {
-            "28P01" | "28000" => "Check user, password and pg_hba.conf of that server.",
+            "28P01" | "28000" => {
+                "Check user, password and pg_hba.conf of that server; reshard_add_shard() takes \
+                 the new password of a shard that is declared."
+            }
             "3D000" => "Create the database there, or correct dbname.",
             "53300" => "Raise max_connections there, or lower reshard.max_copy_workers.",
             _ => "See the log of that server.",

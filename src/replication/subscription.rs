@@ -85,7 +85,8 @@ pub async fn redirect(subscriber: &Connection, flows: &[(&Flow, &Endpoint)]) -> 
     Ok(())
 }
 
-/// Runs statements that hold a password in a transaction of their own.
+/// Runs statements that hold a connection string, and with it a password, in a transaction
+/// of their own that is shown nowhere.
 async fn quietly(subscriber: &Connection, statements: &str) -> Result<()> {
     subscriber.batch(&format!("BEGIN; {QUIET}")).await?;
     match subscriber.batch(statements).await {

@@ -208,6 +208,9 @@ pub async fn redirect(migration: &Migration) -> Result<()> {
     for direction in [Direction::Forward, Direction::Reverse] {
         let (publisher, subscriber) = (direction.publisher(), direction.subscriber());
         let flows = migration.flows(direction)?;
+        if flows.is_empty() {
+            continue;
+        }
         for (shard, session) in migration.links.sessions(subscriber).await? {
             let own = flows.iter().filter(|f| f.shard_on(subscriber) == shard);
             let own = own
