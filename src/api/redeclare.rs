@@ -2,8 +2,8 @@
 //! a standby of it was promoted.
 use pgrx::prelude::*;
 
-use crate::api::control;
 use crate::api::shards::{in_use, probe, Found};
+use crate::api::{control, foreseen};
 use crate::error::{Error, Result};
 use crate::pg::runtime;
 use crate::remote::{connect, identity, Endpoint, Purpose};
@@ -44,12 +44,18 @@ fn tell(task: &Task, endpoint: &Endpoint) -> Result<()> {
     let id = task.id;
     let message = format!("the connection string of {endpoint} was replaced");
     event::info(id, "redeclared", &message)?;
-    if task.status == Status::Failed {
-        notice!("task {id} does not run: SELECT reshard_resume({id}) goes on with it");
-    } else if task.phase == Phase::CatchUp || task.phase.is_flowing() {
-        control::ask(id, Verb::Resume, &Args::default())?;
+    let task = foreseen::of(task.clone())?;
+    let is_watching = task.phase == Phase::CatchUp || task.phase.is_flowing();
+    match task.status {
+        Status::Failed => {
+            notice!("task {id} does not run: SELECT reshard_resume({id}) goes on with it");
+            Ok(())
+        }
+        Status::Pending | Status::Running if is_watching => {
+            control::ask(id, Verb::Resume, &Args::default())
+        }
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Other shards of the cluster that are clones of the same server: found to be the same
