@@ -129,7 +129,8 @@ impl Reached {
     }
 }
 
-async fn forget_pooler(rig: &Rig) -> Result<()> {
+/// The pooler is gone.
+pub async fn forget_pooler(rig: &Rig) -> Result<()> {
     rig.source.execute(&format!("DELETE FROM reshard.pooler WHERE name = '{POOLER}'")).await
 }
 

@@ -227,17 +227,25 @@ impl Stage {
         Ok(())
     }
 
-    /// Lets go as soon as the source answers again.
+    /// Lets go as soon as the source answers again. It may answer once more before it
+    /// notices that a process has crashed.
     async fn release_after_crash(&self, reached: Reached) -> Result<()> {
         wait_for(STEP, "the source to answer", || async {
-            match self.rig.source.execute("SELECT 1").await {
+            let answer = match reached {
+                Reached::Pooler => moment::forget_pooler(&self.rig).await,
+                _ => self.rig.source.execute("SELECT 1").await,
+            };
+            match answer {
                 Ok(()) => Ok(Seen::Done(())),
                 Err(error) if error.is_disconnect() => Ok(Seen::NotYet(error.to_string())),
                 Err(error) => Err(error),
             }
         })
         .await?;
-        reached.release(&self.rig).await
+        match reached {
+            Reached::Pooler => Ok(()),
+            other => other.release(&self.rig).await,
+        }
     }
 
     async fn last_cutover(&self) -> Result<i64> {
