@@ -77,6 +77,10 @@ async fn stop_and_resume_in(phase: &'static str) {
         let seen = migration.watch(from(phase), STEP).await?;
         println!("stopped in phase {}", seen.phase);
         migration.verb("reshard_stop_task").await?;
+        reshard_scenarios::wait::wait_until(STEP, "the task to stop", || async {
+            Ok(migration.state().await?.status == "failed")
+        })
+        .await?;
         reshard_scenarios::wait::wait_until(STEP, "no worker of the task to be at work", || async {
             let session = rig.source.connect().await?;
             let busy: i64 = session
