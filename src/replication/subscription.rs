@@ -125,8 +125,9 @@ pub async fn drop_outdated(subscriber: &Connection, flow: &Flow, tables: &[Table
 }
 
 /// Drops a subscription, without asking its publisher. Disabled first, on its own: to drop
-/// it takes the whole catalog, which anybody who has read it may keep for as long as their
-/// transaction lasts (`DropSubscription` in src/backend/commands/subscriptioncmds.c).
+/// it takes the whole catalog in some releases, which anybody who has read it may keep for as
+/// long as their transaction lasts (`DropSubscription` in
+/// src/backend/commands/subscriptioncmds.c).
 async fn drop_one(subscriber: &Connection, name: &str) -> Result<()> {
     let name = ident(name);
     let disable = format!(

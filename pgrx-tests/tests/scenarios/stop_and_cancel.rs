@@ -310,7 +310,7 @@ async fn stop_and_cancel_while_replicating_do_what_they_can_and_name_who_is_miss
         .await?;
 
         let reader = rig.shards[0].connect().await?;
-        reader.execute("BEGIN; SELECT count(*) FROM pg_subscription").await?;
+        reader.execute("BEGIN; LOCK TABLE pg_catalog.pg_subscription IN SHARE MODE").await?;
         tokio::task::block_in_place(|| rig.shards[1].stop(Stop::Fast))?;
         migration.verb("reshard_cancel").await?;
         waits_for(&migration, "In the way: pid").await?;

@@ -152,18 +152,10 @@ async fn tries_to_begin_a_wave_without_a_free_slot_are_no_waves() {
             )
             .await?;
         let waves = "SELECT count(DISTINCT wave) FROM reshard.wave";
-        for tries in [3, 6] {
+        for _ in 0..2 {
             migration.verb("reshard_resume").await?;
-            wait_until(STEP, "the copy to be begun again and again", || async {
-                let seen: i64 = session
-                    .one("SELECT count(*) FROM reshard.events WHERE kind = 'retry' AND detail ->> 'sqlstate' = '53400'")
-                    .await?;
-                Ok(seen >= tries)
-            })
-            .await?;
+            fails_with(&migration, "all replication slots are in use").await?;
             assert!(session.one::<i64>(waves).await? <= 1);
-            migration.verb("reshard_stop_task").await?;
-            fails_with(&migration, "stopped").await?;
         }
         session
             .execute(
