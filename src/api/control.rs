@@ -138,7 +138,7 @@ fn ask_switch(root: &Task, verb: Verb, args: &Args) -> Result<i64> {
         ),
         _ => (
             &task.destination,
-            matches!(task.phase, Phase::Switched | Phase::Complete),
+            task.phase.is_after_switch(),
             matches!(task.phase, Phase::Replicating | Phase::RolledBack | Phase::Cutover),
         ),
     };

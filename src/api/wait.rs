@@ -133,7 +133,7 @@ fn reached(task: &Task, target: Option<Phase>, is_settled: bool) -> bool {
     match target {
         // Places that a task comes back to: only being there counts, and only where it
         // isn't asked away already.
-        Phase::Switched => is_settled && matches!(task.phase, Phase::Switched | Phase::Complete),
+        Phase::Switched => is_settled && task.phase.is_after_switch(),
         Phase::RolledBack => is_settled && task.phase == target,
         Phase::Cutover => task.phase == target,
         Phase::Replicating => task.phase >= target && task.phase != Phase::Cutover,

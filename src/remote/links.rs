@@ -67,6 +67,13 @@ impl Links {
         &self.bundle(side).cluster
     }
 
+    /// All shards of both sides.
+    pub fn all(&self) -> impl Iterator<Item = (Side, ShardNo)> + '_ {
+        [Side::Source, Side::Destination]
+            .into_iter()
+            .flat_map(|side| self.cluster(side).numbers().map(move |shard| (side, shard)))
+    }
+
     /// Where a shard is.
     ///
     /// # Errors

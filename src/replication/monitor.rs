@@ -34,11 +34,10 @@ struct Server {
 /// What both ends of each flow say, in the order of `flows`; and why a server could not be
 /// looked at, if one could not: the others are all the same.
 pub async fn observe(links: &Links, flows: &[Flow]) -> (Vec<Observation>, Option<Error>) {
-    let all = [Side::Source, Side::Destination]
-        .into_iter()
-        .flat_map(|side| links.cluster(side).numbers().map(move |shard| (side, shard)));
     let looks = join_all(
-        all.map(|(side, shard)| async move { ((side, shard), server(links, side, shard).await) }),
+        links
+            .all()
+            .map(|(side, shard)| async move { ((side, shard), server(links, side, shard).await) }),
     )
     .await;
     let missing = looks.iter().find_map(|(_, look)| look.as_ref().err().cloned());

@@ -189,34 +189,14 @@ pub fn set_wave_live(task: i64, wave: i32) -> Result<()> {
 pub fn observe(flow: &Flow, seen: &Observation) -> Result<()> {
     let error = seen.error.as_deref().or(seen.missing.as_deref());
     if !seen.slot_known {
-        return db::execute(
-            "UPDATE reshard.flow SET error = $6 \
-              WHERE task_id = $1 AND direction = $2 AND wave = $3 AND source_shard = $4 \
-                AND destination_shard = $5",
-            &[
-                Arg::I64(flow.task_id),
-                Arg::Text(flow.direction.as_str()),
-                Arg::I32(flow.wave),
-                Arg::I32(flow.source_shard as i32),
-                Arg::I32(flow.destination_shard as i32),
-                Arg::OptText(error),
-            ],
-        )
-        .map(|_| ());
+        return update(flow, "error = $6", [Arg::OptText(error)]);
     }
-    db::execute(
-        "UPDATE reshard.flow SET active = $6, confirmed_lsn = $7::pg_catalog.pg_lsn, \
-                lag_bytes = $8, retained_bytes = $9, wal_status = $10, \
-                apply_errors = coalesce($11, apply_errors), error = $12, \
-                updated_at = clock_timestamp() \
-          WHERE task_id = $1 AND direction = $2 AND wave = $3 AND source_shard = $4 \
-            AND destination_shard = $5",
-        &[
-            Arg::I64(flow.task_id),
-            Arg::Text(flow.direction.as_str()),
-            Arg::I32(flow.wave),
-            Arg::I32(flow.source_shard as i32),
-            Arg::I32(flow.destination_shard as i32),
+    update(
+        flow,
+        "active = $6, confirmed_lsn = $7::pg_catalog.pg_lsn, lag_bytes = $8, \
+         retained_bytes = $9, wal_status = $10, apply_errors = coalesce($11, apply_errors), \
+         error = $12, updated_at = clock_timestamp()",
+        [
             Arg::Bool(seen.active),
             Arg::OptText(seen.confirmed_lsn.as_deref()),
             Arg::OptI64(seen.lag_bytes),
@@ -225,6 +205,25 @@ pub fn observe(flow: &Flow, seen: &Observation) -> Result<()> {
             Arg::OptI64(seen.apply_errors),
             Arg::OptText(error),
         ],
+    )
+}
+
+/// Sets columns of a flow's row; parameters of `set` count from 6.
+fn update<'a, const N: usize>(flow: &'a Flow, set: &str, values: [Arg<'a>; N]) -> Result<()> {
+    let mut arguments = vec![
+        Arg::I64(flow.task_id),
+        Arg::Text(flow.direction.as_str()),
+        Arg::I32(flow.wave),
+        Arg::I32(flow.source_shard as i32),
+        Arg::I32(flow.destination_shard as i32),
+    ];
+    arguments.extend(values);
+    db::execute(
+        &format!(
+            "UPDATE reshard.flow SET {set} WHERE task_id = $1 AND direction = $2 AND wave = $3 \
+                AND source_shard = $4 AND destination_shard = $5"
+        ),
+        &arguments,
     )
     .map(|_| ())
 }

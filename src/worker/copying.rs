@@ -299,12 +299,8 @@ async fn until_they_hold(migration: &Migration) -> Result<()> {
                 tokio::time::sleep(WATCH).await;
                 marker::round_trip(&migration.links, &flows, MARKER_TIMEOUT).await?;
             }
-            outcome => {
-                if outcome.is_ok() && noted.is_some() {
-                    transaction(|| task::note_error(id, None))?;
-                }
-                return outcome;
-            }
+            // The next phase takes the error off the task.
+            outcome => return outcome,
         }
     }
 }

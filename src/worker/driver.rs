@@ -212,8 +212,7 @@ async fn retry(id: i64, error: &Error, tries: &mut Tries, shared: &Shared) -> bo
         let watching = task.kind != Type::SchemaSync
             && match task.phase {
                 Phase::Cutover => true,
-                Phase::CatchUp => may_pass(error),
-                phase => phase.is_flowing() && may_pass(error),
+                phase => (phase == Phase::CatchUp || phase.is_flowing()) && may_pass(error),
             };
         // Nor does a cancel: a shard that is away may take as long as it likes.
         let waiting = task.is_ending() && may_pass(error);

@@ -24,7 +24,7 @@ use crate::worker::{driver, flowing, verifying};
 /// 55000 before the switch; the servers', and then it can be repeated.
 pub async fn complete(task: Task) -> Result<()> {
     let id = task.id;
-    if !matches!(task.phase, Phase::Switched | Phase::Complete) {
+    if !task.phase.is_after_switch() {
         return Err(Error::state(format!(
             "task {id} can't be completed in phase {}",
             task.phase.as_str()
@@ -207,10 +207,7 @@ pub async fn stop(task: Task) -> Result<()> {
 /// Disables the subscriptions of all flows; tells which servers were left out, and why.
 async fn disable_all(migration: &Migration, flows: &[Flow]) -> Vec<String> {
     let links = &migration.links;
-    let servers = [Side::Source, Side::Destination]
-        .into_iter()
-        .flat_map(|side| links.cluster(side).numbers().map(move |shard| (side, shard)));
-    let outcomes = join_all(servers.map(|(side, shard)| async move {
+    let outcomes = join_all(links.all().map(|(side, shard)| async move {
         let own: Vec<&Flow> = flows
             .iter()
             .filter(|f| f.direction.subscriber() == side && f.shard_on(side) == shard)

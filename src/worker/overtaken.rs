@@ -55,10 +55,7 @@ pub async fn follow(task: &Task) -> Result<bool> {
 /// The flag with the highest epoch beyond `epoch` on any server that answers soon: what
 /// comes next may have to let writers go. Others are asked the next time.
 async fn newest(links: &Links, name: &str, epoch: i64) -> Result<Option<Traffic>> {
-    let sides = [Side::Source, Side::Destination];
-    let all =
-        sides.into_iter().flat_map(|side| links.cluster(side).numbers().map(move |n| (side, n)));
-    let asked = all.map(|(side, shard)| async move {
+    let asked = links.all().map(|(side, shard)| async move {
         let answer = async { flag(&*links.session(side, shard).await?, name).await };
         match tokio::time::timeout(ANSWER, answer).await {
             Err(_) => Ok(None),

@@ -77,11 +77,11 @@ async fn stop_and_resume_in(phase: &'static str) {
         let seen = migration.watch(from(phase), STEP).await?;
         println!("stopped in phase {}", seen.phase);
         migration.verb("reshard_stop_task").await?;
-        reshard_scenarios::wait::wait_until(STEP, "the task to stop", || async {
+        wait_until(STEP, "the task to stop", || async {
             Ok(migration.state().await?.status == "failed")
         })
         .await?;
-        reshard_scenarios::wait::wait_until(STEP, "no worker of the task to be at work", || async {
+        wait_until(STEP, "no worker of the task to be at work", || async {
             let session = rig.source.connect().await?;
             let busy: i64 = session
                 .one("SELECT count(*) FROM pg_stat_activity WHERE backend_type IN ('reshard copy worker', 'reshard verify worker')")
@@ -91,7 +91,7 @@ async fn stop_and_resume_in(phase: &'static str) {
         .await?;
         load.each_acknowledged(10, STEP).await?;
         migration.verb("reshard_resume").await?;
-        reshard_scenarios::wait::wait_until(STEP, "the task to run on and replicate", || async {
+        wait_until(STEP, "the task to run on and replicate", || async {
             let state = migration.state().await?;
             Ok(state.status == "running" && state.phase == "replicating")
         })
@@ -141,7 +141,7 @@ async fn complete_leaves_only_the_fence_and_its_end_leaves_nothing() {
             shard.execute("UPDATE settings SET stamp = 'mine now'").await?;
         }
         rig.source.execute("SELECT reshard_unfence('prod')").await?;
-        reshard_scenarios::wait::wait_until(STEP, "the fence to be gone", || async {
+        wait_until(STEP, "the fence to be gone", || async {
             Ok(rig.source.execute("UPDATE orders SET stamp = stamp WHERE id = 1").await.is_ok())
         })
         .await?;
