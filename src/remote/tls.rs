@@ -1,5 +1,6 @@
 //! TLS, as libpq does it (manual, section "SSL Support"): with the library that the server
 //! itself uses, so that both sides of a migration judge certificates alike.
+use std::cell::RefCell;
 use std::fmt::Display;
 use std::fs;
 use std::future::Future;
@@ -8,14 +9,16 @@ use std::pin::Pin;
 use futures::TryFutureExt;
 use openssl::error::ErrorStack;
 use openssl::pkey::{PKey, Private};
-use openssl::ssl::{SslConnector, SslFiletype, SslMethod, SslVerifyMode, SslVersion};
+use openssl::ssl::{
+    SslConnector, SslConnectorBuilder, SslFiletype, SslMethod, SslVerifyMode, SslVersion,
+};
 use openssl::x509::store::{X509Lookup, X509StoreBuilder};
 use openssl::x509::verify::X509VerifyFlags;
 use openssl::x509::X509;
-use postgres_openssl::{set_postgresql_alpn, MakeTlsConnector, TlsConnector};
+use postgres_openssl::{set_postgresql_alpn, MakeTlsConnector, TlsConnector, TlsStream};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::config::SslMode;
-use tokio_postgres::tls::TlsConnect;
+use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 
 use crate::error::{Error, Result};
 use crate::remote::conninfo::Conninfo;
@@ -84,16 +87,83 @@ fn root(conninfo: &Conninfo) -> Option<&str> {
 
 /// What makes connections with TLS, or would if the server had it.
 ///
+/// OpenSSL reads all certificates of the operating system for each connector, which takes
+/// longer than to connect: where no file of the user's is to be looked at, one is made once a
+/// process, and only when a server has TLS.
+#[derive(Clone)]
+pub enum Connector {
+    /// One of the connection string's own.
+    Own(MakeTlsConnector),
+    /// One that verifies nothing, made when it is needed.
+    Shared(Versions),
+}
+
+/// The versions of TLS that may be spoken, and whether the server is told its name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Versions {
+    min: SslVersion,
+    max: Option<SslVersion>,
+    names_server: bool,
+}
+
+thread_local! {
+    static SHARED: RefCell<Vec<(Versions, MakeTlsConnector)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What makes connections with TLS.
+///
 /// # Errors
 /// 22023 with the keyword whose value can't be used.
-pub fn connector(conninfo: &Conninfo) -> Result<MakeTlsConnector> {
-    let mode = mode(conninfo)?;
-    let mut builder = SslConnector::builder(SslMethod::tls_client()).map_err(internal)?;
-    set_postgresql_alpn(&mut builder).map_err(internal)?;
-    let min = version(conninfo, "ssl_min_protocol_version")?.unwrap_or(SslVersion::TLS1_2);
-    builder.set_min_proto_version(Some(min)).map_err(internal)?;
-    let max = version(conninfo, "ssl_max_protocol_version")?;
-    builder.set_max_proto_version(max).map_err(internal)?;
+pub fn connector(conninfo: &Conninfo) -> Result<Connector> {
+    let versions = Versions {
+        min: version(conninfo, "ssl_min_protocol_version")?.unwrap_or(SslVersion::TLS1_2),
+        max: version(conninfo, "ssl_max_protocol_version")?,
+        names_server: conninfo.get("sslsni") != Some("0"),
+    };
+    let has_key = conninfo.get("sslcert").or(conninfo.get("sslkey")).is_some();
+    let sends_key = has_key && conninfo.get("sslcertmode") != Some("disable");
+    Ok(match mode(conninfo)? {
+        mode if mode < Mode::VerifyCa && !sends_key => Connector::Shared(versions),
+        mode => Connector::Own(own(conninfo, mode, versions)?),
+    })
+}
+
+impl Connector {
+    /// For one connection.
+    fn for_host(&self, host: &str) -> std::result::Result<TlsConnector, ErrorStack> {
+        let mut make = match self {
+            Self::Own(make) => make.clone(),
+            Self::Shared(versions) => shared(*versions)?,
+        };
+        // Of any kind of stream: it is not known yet.
+        MakeTlsConnect::<tokio::net::TcpStream>::make_tls_connect(&mut make, host)
+    }
+}
+
+fn shared(versions: Versions) -> std::result::Result<MakeTlsConnector, ErrorStack> {
+    let known = SHARED.with_borrow(|all| {
+        all.iter().find(|(of, _)| *of == versions).map(|(_, connector)| connector.clone())
+    });
+    if let Some(known) = known {
+        return Ok(known);
+    }
+    let mut builder = builder(versions)?;
+    builder.set_verify(SslVerifyMode::NONE);
+    let made = made(builder, Mode::Prefer, versions);
+    SHARED.with_borrow_mut(|all| all.push((versions, made.clone())));
+    Ok(made)
+}
+
+fn builder(versions: Versions) -> std::result::Result<SslConnectorBuilder, ErrorStack> {
+    let mut builder = SslConnector::builder(SslMethod::tls_client())?;
+    set_postgresql_alpn(&mut builder)?;
+    builder.set_min_proto_version(Some(versions.min))?;
+    builder.set_max_proto_version(versions.max)?;
+    Ok(builder)
+}
+
+fn own(conninfo: &Conninfo, mode: Mode, versions: Versions) -> Result<MakeTlsConnector> {
+    let mut builder = builder(versions).map_err(internal)?;
     if mode < Mode::VerifyCa {
         builder.set_verify(SslVerifyMode::NONE);
     } else if root(conninfo) != Some("system") {
@@ -112,14 +182,17 @@ pub fn connector(conninfo: &Conninfo) -> Result<MakeTlsConnector> {
             _ => return Err(bad("\"sslcert\" and \"sslkey\" belong together.")),
         }
     }
-    let names_server = conninfo.get("sslsni") != Some("0");
+    Ok(made(builder, mode, versions))
+}
+
+fn made(builder: SslConnectorBuilder, mode: Mode, versions: Versions) -> MakeTlsConnector {
     let mut connector = MakeTlsConnector::new(builder.build());
     connector.set_callback(move |connection, _| {
         connection.set_verify_hostname(mode == Mode::VerifyFull);
-        connection.set_use_server_name_indication(names_server);
+        connection.set_use_server_name_indication(versions.names_server);
         Ok(())
     });
-    Ok(connector)
+    connector
 }
 
 /// A key without a passphrase. Without the callback OpenSSL would ask for one at the terminal
@@ -184,15 +257,51 @@ pub fn internal(error: ErrorStack) -> Error {
     Error::internal(format!("TLS could not be set up: {error}"))
 }
 
+impl<S> MakeTlsConnect<S> for Connector
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Stream = TlsStream<S>;
+    type TlsConnect = Handshake;
+    type Error = ErrorStack;
+
+    fn make_tls_connect(&mut self, host: &str) -> std::result::Result<Handshake, ErrorStack> {
+        Ok(Handshake { connector: self.clone(), host: host.to_owned() })
+    }
+}
+
+/// Begins TLS on one connection, once the server has said that it has it.
+pub struct Handshake {
+    connector: Connector,
+    host: String,
+}
+
+impl<S> TlsConnect<S> for Handshake
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    type Stream = TlsStream<S>;
+    type Error = Box<dyn std::error::Error + Send + Sync>;
+    type Future =
+        Pin<Box<dyn Future<Output = std::result::Result<Self::Stream, Self::Error>> + Send>>;
+
+    fn connect(self, stream: S) -> Self::Future {
+        match self.connector.for_host(&self.host) {
+            Ok(connector) => Box::pin(connector.connect(stream).map_err(Into::into)),
+            Err(error) => Box::pin(std::future::ready(Err(error.into()))),
+        }
+    }
+}
+
 /// Makes connections whose startup packet, sent inside of TLS, asks for replication.
-pub struct Replicating(pub TlsConnector);
+pub struct Replicating(pub Handshake);
 
 impl<S> TlsConnect<S> for Replicating
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    type Stream = StartupPatch<<TlsConnector as TlsConnect<S>>::Stream>;
-    type Error = <TlsConnector as TlsConnect<S>>::Error;
+    type Stream = StartupPatch<TlsStream<S>>;
+    type Error = <Handshake as TlsConnect<S>>::Error;
     type Future =
         Pin<Box<dyn Future<Output = std::result::Result<Self::Stream, Self::Error>> + Send>>;
 
