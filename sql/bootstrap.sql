@@ -489,6 +489,22 @@ COMMENT ON COLUMN reshard.copy_part.bytes IS 'bytes as encoded for COPY, each ro
 COMMENT ON COLUMN reshard.copy_part.blocks_done IS 'blocks read so far; never goes back when a part is tried again';
 CREATE INDEX copy_part_open ON reshard.copy_part (task_id, claim_order) WHERE status <> 'done';
 
+CREATE TABLE reshard.removal (
+    task_id bigint NOT NULL,
+    table_id int NOT NULL,
+    source_shard int NOT NULL,
+    blocks bigint NOT NULL,
+    blocks_done bigint NOT NULL DEFAULT 0,
+    rows bigint NOT NULL DEFAULT 0,
+    started_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    finished_at timestamptz,
+    PRIMARY KEY (task_id, table_id, source_shard),
+    FOREIGN KEY (task_id, table_id) REFERENCES reshard.copy_table ON DELETE CASCADE
+);
+COMMENT ON TABLE reshard.removal IS
+    'rows deleted from shards of both clusters once they had moved away for good; the view reshard.removals shows it';
+COMMENT ON COLUMN reshard.removal.blocks_done IS 'no row that has moved away is in these blocks any more';
+
 -- Replication ---------------------------------------------------------------
 
 CREATE TABLE reshard.flow (
@@ -558,6 +574,24 @@ CREATE TABLE reshard.cutover (
 );
 COMMENT ON TABLE reshard.cutover IS 'every switch of traffic that was tried';
 
+CREATE TABLE reshard.staying_sequence (
+    task_id bigint NOT NULL REFERENCES reshard.task (id) ON DELETE CASCADE,
+    source_shard int NOT NULL,
+    name text NOT NULL,
+    increment bigint NOT NULL,
+    minimum bigint NOT NULL,
+    maximum bigint NOT NULL,
+    start bigint NOT NULL,
+    stands_at bigint NOT NULL,
+    divided text NOT NULL,
+    PRIMARY KEY (task_id, source_shard, name)
+);
+COMMENT ON TABLE reshard.staying_sequence IS
+    'sequences of shards that are in both clusters, as they were before a switch gave each shard of the destination its part of the values';
+COMMENT ON COLUMN reshard.staying_sequence.stands_at IS
+    'one of its values: where a switch is called off it goes on with those that are a multiple of its increment away';
+COMMENT ON COLUMN reshard.staying_sequence.divided IS 'what follows ALTER SEQUENCE for its part';
+
 CREATE TABLE reshard.cutover_step (
     cutover_id bigint NOT NULL REFERENCES reshard.cutover (id) ON DELETE CASCADE,
     step_no int NOT NULL,
@@ -570,9 +604,9 @@ COMMENT ON TABLE reshard.cutover_step IS 'every step of every cutover; the view 
 
 -- Fence ---------------------------------------------------------------------
 
-CREATE SEQUENCE reshard.latch MINVALUE 1 MAXVALUE 2 START 1 CYCLE CACHE 1;
+CREATE SEQUENCE reshard.latch MINVALUE 1 MAXVALUE 3 START 1 CYCLE CACHE 1;
 COMMENT ON SEQUENCE reshard.latch IS
-    'last_value 1: this database takes writes; 2: it does not. A sequence is read outside of any snapshot and is WAL-logged';
+    'last_value 1: this database takes writes; 2: it does not; 3: it does, as a shard of the destination that is one of the source too. A sequence is read outside of any snapshot and is WAL-logged';
 GRANT SELECT ON SEQUENCE reshard.latch TO PUBLIC;
 
 SELECT pg_catalog.pg_extension_config_dump('reshard.sharding_rule', '');

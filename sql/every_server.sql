@@ -7,6 +7,18 @@ CREATE TABLE IF NOT EXISTS reshard.marker (
 COMMENT ON TABLE reshard.marker IS
     'rows whose arrival at a subscriber proves that all earlier changes have been applied';
 
+CREATE TABLE IF NOT EXISTS reshard.copied_part (
+    token text NOT NULL,
+    task_id bigint NOT NULL,
+    wave int NOT NULL,
+    table_id int NOT NULL,
+    part_no int NOT NULL,
+    rows bigint NOT NULL,
+    PRIMARY KEY (token, task_id, wave, table_id, part_no)
+);
+COMMENT ON TABLE reshard.copied_part IS
+    'parts whose rows are here: written in the transaction that brought the rows';
+
 CREATE TABLE IF NOT EXISTS reshard.traffic (
     name text PRIMARY KEY,
     active_cluster text NOT NULL,

@@ -30,7 +30,7 @@ BEGIN
     -- The latch: read outside of any snapshot, so that a REPEATABLE READ
     -- transaction sees it as well.
     SELECT s.last_value INTO latch FROM reshard.latch AS s;
-    IF latch <> 1 THEN
+    IF latch = 2 THEN
         SELECT t.active_cluster, t.state, t.epoch INTO flag
           FROM reshard.traffic AS t ORDER BY t.epoch DESC LIMIT 1;
         RAISE EXCEPTION 'cannot write to table "%" of cluster "%": the cluster is not active',

@@ -5,18 +5,6 @@ CREATE SCHEMA IF NOT EXISTS reshard;
 COMMENT ON SCHEMA reshard IS 'helper objects of a running resharding; dropped when it ends';
 GRANT USAGE ON SCHEMA reshard TO PUBLIC;
 
-CREATE TABLE IF NOT EXISTS reshard.copied_part (
-    token text NOT NULL,
-    task_id bigint NOT NULL,
-    wave int NOT NULL,
-    table_id int NOT NULL,
-    part_no int NOT NULL,
-    rows bigint NOT NULL,
-    PRIMARY KEY (token, task_id, wave, table_id, part_no)
-);
-COMMENT ON TABLE reshard.copied_part IS
-    'parts whose rows are here: written in the transaction that brought the rows';
-
 CREATE TABLE IF NOT EXISTS reshard.applied_statement (
     token text NOT NULL,
     digest text NOT NULL,

@@ -143,6 +143,15 @@ SELECT p.task_id, p.source_shard, p.schema_name, p.table_name, p.parts, p.parts_
 COMMENT ON VIEW reshard.node_copies IS
     'progress of every table''s copy on each shard of the source that rows are copied from';
 
+CREATE VIEW reshard.removals AS
+SELECT r.task_id, r.source_shard, t.schema_name, t.table_name, r.rows,
+       round(100.0 * least(r.blocks_done, r.blocks) / greatest(1, r.blocks), 2) AS percent,
+       r.started_at, r.finished_at
+  FROM reshard.removal AS r
+  JOIN reshard.copy_table AS t ON t.task_id = r.task_id AND t.table_id = r.table_id;
+COMMENT ON VIEW reshard.removals IS
+    'rows that were deleted from shards of both clusters once they had moved away for good; where the task runs';
+
 CREATE VIEW reshard.own_copy_totals AS
 WITH summed AS (
     SELECT c.task_id,
@@ -310,6 +319,6 @@ BEGIN
     END IF;
 END
 $roles$;
-GRANT SELECT ON reshard.tasks, reshard.table_copies, reshard.node_copies, reshard.copy_totals, reshard.schema_sync,
+GRANT SELECT ON reshard.tasks, reshard.table_copies, reshard.removals, reshard.node_copies, reshard.copy_totals, reshard.schema_sync,
     reshard.replication_slots, reshard.cutovers, reshard.events, reshard.poolers,
     reshard.shards, reshard.clusters, reshard.placements TO reshard_admin, pg_monitor;

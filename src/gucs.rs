@@ -33,6 +33,8 @@ pub static MAX_VERIFY_SESSIONS: GucSetting<i32> = GucSetting::<i32>::new(2);
 pub static VERIFY_CHUNK_SIZE: GucSetting<i32> = GucSetting::<i32>::new(16);
 /// kB a second that one comparison may read on the source; 0 is no limit.
 pub static VERIFY_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
+/// kB a second of tables in which rows that have moved away are looked for; 0 is no limit.
+pub static REMOVAL_RATE_LIMIT: GucSetting<i32> = GucSetting::<i32>::new(0);
 /// Sessions for rows, keys and indexes of one task on one shard.
 pub static MAX_SHARD_SESSIONS: GucSetting<i32> = GucSetting::<i32>::new(10);
 /// Schema statements that run at the same time on one shard.
@@ -63,6 +65,10 @@ pub static LOCK_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(500);
 /// Whether DDL of a session on tables of running migrations is forbidden, or
 /// written down. Our own sessions turn it off.
 static DDL_GUARD: GucSetting<bool> = GucSetting::<bool>::new(true);
+
+/// Whether UPDATE and DELETE pass over rows that have moved away from a shard that stays,
+/// and don't fail.
+static SKIP_MOVED_ROWS: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 /// Registers all settings. Called once, from `_PG_init`.
 pub fn register() {
@@ -98,6 +104,13 @@ pub fn register() {
         c"reshard.copy_rate_limit",
         c"Limits what all copy workers together read in a second; 0 is no limit.",
         &COPY_RATE_LIMIT,
+        (0, i32::MAX),
+        GucFlags::UNIT_KB,
+    );
+    int(
+        c"reshard.removal_rate_limit",
+        c"Limits how fast rows that have moved away are deleted from a shard of both clusters; 0 is no limit.",
+        &REMOVAL_RATE_LIMIT,
         (0, i32::MAX),
         GucFlags::UNIT_KB,
     );
@@ -229,6 +242,14 @@ pub fn register() {
         c"",
         &DDL_GUARD,
         GucContext::Suset,
+        GucFlags::default(),
+    );
+    GucRegistry::define_bool_guc(
+        c"reshard.skip_moved_rows",
+        c"Lets UPDATE and DELETE pass over rows that have moved away from a shard of both clusters.",
+        c"Otherwise they fail. For clients that send one statement to all shards.",
+        &SKIP_MOVED_ROWS,
+        GucContext::Userset,
         GucFlags::default(),
     );
 }

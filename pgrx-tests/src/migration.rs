@@ -19,7 +19,7 @@ pub const PUBLICATION: &str = "all_tables";
 /// source of several shards has the same sharding key.
 pub async fn declare(rig: &Rig, sharding_key: &str) -> Result<()> {
     let sources: Vec<String> = rig.sources().into_iter().map(Server::conninfo).collect();
-    let shards: Vec<String> = rig.shards.iter().map(Server::conninfo).collect();
+    let shards: Vec<String> = rig.destination().into_iter().map(Server::conninfo).collect();
     declare_at(rig, sharding_key, &sources, &shards).await
 }
 
@@ -100,10 +100,12 @@ pub struct Traffic {
 impl Migration {
     /// `reshard_start` of everything that the publication has.
     pub async fn start(rig: &Arc<Rig>, auto_cutover: bool) -> Result<Migration> {
+        let options = if rig.staying { r#"{"staying_shards": true}"# } else { "{}" };
         Migration::call(
             rig,
             &format!(
-                "SELECT reshard_start('{SOURCE}', '{DESTINATION}', '{PUBLICATION}', {auto_cutover})"
+                "SELECT reshard_start('{SOURCE}', '{DESTINATION}', '{PUBLICATION}', {auto_cutover}, \
+                                      '{options}')"
             ),
         )
         .await

@@ -49,7 +49,6 @@ fn join_table(task_id: i64, relation: pg_sys::Oid) -> Result<Option<String>> {
     copy::plan(task_id, &task.publication, &task.destination)?;
     // What else came up while the guard was off is for who turned it off.
     table::forget_others(task_id, listed, relation)?;
-    let source = cluster::load(&task.source)?;
-    let destination = cluster::load(&task.destination)?;
+    let (source, destination) = cluster::of_task(&task)?;
     adopt::adopt(&task, &state::token()?, &source, &destination, relation)
 }

@@ -69,6 +69,7 @@ pub(super) fn refuse(
         None => Ok(Options {
             unfit_foreign_keys: report.unfit_foreign_keys,
             node: report.node.0,
+            staying: report.staying,
             ..options
         }),
     }

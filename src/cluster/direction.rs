@@ -43,7 +43,7 @@ impl Direction {
 }
 
 /// One of the two clusters of a migration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
     /// The source cluster.
     Source,

@@ -5,6 +5,7 @@ pub mod direction;
 pub mod keymap;
 pub mod placement;
 pub mod rule;
+pub mod staying;
 pub mod topology;
 
 pub use condition::KeySql;

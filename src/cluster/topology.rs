@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crate::cluster::keymap::{KeyMap, Keys};
 use crate::cluster::placement::{Placement, ShardNo};
 use crate::cluster::rule::{Method, ShardingKey};
+use crate::cluster::staying::Staying;
 use crate::error::{Error, Result};
 use crate::remote::Endpoint;
 
@@ -17,6 +18,8 @@ pub struct Cluster {
     pub shards: Vec<Endpoint>,
     /// Which keys belong to which shard, for columns that are placed by list or range.
     pub maps: KeyMaps,
+    /// Of a destination: its shards that are shards of the source too.
+    pub staying: Staying,
 }
 
 /// By column.
@@ -47,12 +50,32 @@ impl Cluster {
                     "Declare it: SELECT reshard_add_shard('{name}', {gap}, 'host=... dbname=...');"
                 )));
         }
-        Ok(Self { name: name.to_owned(), shards, maps: KeyMaps::new() })
+        Ok(Self {
+            name: name.to_owned(),
+            shards,
+            maps: KeyMaps::new(),
+            staying: Staying::default(),
+        })
     }
 
     /// The same cluster with mapped keys.
     pub fn with_maps(self, maps: KeyMaps) -> Self {
         Self { maps, ..self }
+    }
+
+    /// The same cluster, some of whose shards stay.
+    pub fn with_staying(self, staying: Staying) -> Self {
+        Self { staying, ..self }
+    }
+
+    /// Whether a shard is one of the source too.
+    pub fn stays(&self, shard: ShardNo) -> bool {
+        self.staying.shards.contains_key(&shard)
+    }
+
+    /// Its shards that are not of the source.
+    pub fn joining(&self) -> impl Iterator<Item = &Endpoint> {
+        self.shards.iter().filter(|s| !self.stays(ShardNo(s.shard)))
     }
 
     /// How the rows of a table spread that has this sharding key.

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Cluster, KeyMap};
+use crate::cluster::staying::Staying;
+use crate::cluster::{Cluster, KeyMap, ShardNo};
 use crate::copy::copier::{Copier, Outcome};
 use crate::copy::part::Part;
 use crate::error::{Error, Kind, Result};
@@ -29,6 +30,10 @@ pub struct Assignment {
     pub(super) shards: Vec<String>,
     /// Which keys belong to which of them.
     pub(super) maps: BTreeMap<String, KeyMap>,
+    /// Those that are shards of the source too.
+    pub(super) staying: Staying,
+    /// The shard of the source that is to copy.
+    pub(super) node: ShardNo,
     /// What to copy.
     pub(super) part: Part,
 }
@@ -99,7 +104,8 @@ thread_local! {
 /// # Errors
 /// 22023 where a connection string can't be read. An ERROR of the server is raised.
 pub fn copy_assigned(assignment: Assignment) -> Result<Reply> {
-    let Assignment { token, task_id, wave, cluster, shards, maps, part } = assignment;
+    let Assignment { token, task_id, wave, cluster, shards, maps, staying, node, part } =
+        assignment;
     let key = (token.clone(), task_id, wave, shards.clone());
     let kept = KEPT.with_borrow_mut(Option::take);
     let mut copier = match kept {
@@ -117,8 +123,9 @@ pub fn copy_assigned(assignment: Assignment) -> Result<Reply> {
                 })
                 .collect();
             let maps = maps.into_iter().map(|(column, map)| (column, Arc::new(map))).collect();
-            let destination = Cluster::new(&cluster, endpoints?)?.with_maps(maps);
-            Copier::new(destination, token, task_id, wave, None)?
+            let destination =
+                Cluster::new(&cluster, endpoints?)?.with_maps(maps).with_staying(staying);
+            Copier::new(destination, node, token, task_id, wave, None)?
         }
     };
     // Raised errors pass by here and end the copier with all that it has begun.

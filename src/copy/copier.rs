@@ -26,6 +26,7 @@ use crate::pg::order::KeySearch;
 use crate::pg::progress::{self, Meter};
 use crate::pg::scan::{Attribute, Row, Scan, Table};
 use crate::pg::{dynamic_worker, interrupt, runtime, xact};
+use crate::remote::Endpoint;
 
 /// Chunks are not larger than this, in bytes.
 const LARGEST_CHUNK: usize = 256 * 1024;
@@ -77,7 +78,12 @@ impl Sent {
 pub(super) struct Copier {
     runtime: Runtime,
     destination: Cluster,
+    /// The source shard that is scanned.
+    node: ShardNo,
+    /// Of the shards that rows come to from there, in order.
     couriers: Vec<Courier>,
+    /// By shard, the number of its courier; none where rows stay on the shard that is scanned.
+    ways: Vec<Option<usize>>,
     budget: Arc<Budget>,
     meter: Meter,
     encoding: Option<String>,
@@ -95,23 +101,26 @@ impl Copier {
     /// The runtime could not be started.
     pub(super) fn new(
         destination: Cluster,
+        node: ShardNo,
         token: String,
         task_id: i64,
         wave: i32,
         snapshot: Option<String>,
     ) -> Result<Self> {
         let limit = usize::try_from(gucs::COPY_BUFFER.get()).unwrap_or(32 * 1024) * 1024;
-        let chunk = (limit / 4 / destination.shards.len()).clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
+        let goes = |e: &&Endpoint| destination.staying.has_flow(node, ShardNo(e.shard));
+        let takers: Vec<Endpoint> = destination.shards.iter().filter(goes).cloned().collect();
+        let way = |e| takers.iter().position(|taker: &Endpoint| taker.shard == e);
+        let ways = destination.numbers().map(|shard| way(shard.0)).collect();
+        let chunk = (limit / 4 / takers.len().max(1)).clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
         let encoding = Some(dynamic_worker::database_encoding()).filter(|e| e != "UTF8");
         let runtime = runtime::build()?;
         Ok(Self {
-            couriers: destination
-                .shards
-                .iter()
-                .map(|e| Courier::start(&runtime, e.clone()))
-                .collect(),
+            couriers: takers.into_iter().map(|e| Courier::start(&runtime, e)).collect(),
+            ways,
             runtime,
             destination,
+            node,
             budget: Budget::new(limit, chunk),
             meter: Meter::take(),
             encoding,
@@ -216,7 +225,8 @@ impl Copier {
         let encoder = Encoder::new(copied, format)?;
         let key = &scan.attributes()[part.columns.len()..];
         let router = Router::new(&placement, key, encoder.scratch())?;
-        let mut outlets = Outlets::new(self, &router, senders, format);
+        let is_omni = part.key().is_none();
+        let mut outlets = Outlets::new(self, is_omni, senders, format);
         let first = part.blocks().from;
         let mut rows = 0;
         while let Some(row) = scan.next() {
@@ -224,7 +234,11 @@ impl Copier {
                 Some(shard) => shard,
                 None => return Err(self.unplaced(part, &router, row)),
             };
-            if !outlets.append(shard, &encoder, row) {
+            let Some(outlet) = outlets.of(shard) else {
+                self.refuse_lost(part, shard)?;
+                continue;
+            };
+            if !outlets.append(outlet, &encoder, row) {
                 // The shard's own error says why.
                 return Err(Error::new(Kind::Cancelled, "copy was given up"));
             }
@@ -239,6 +253,17 @@ impl Copier {
         let bytes = outlets.finish(format)?;
         self.meter.set(rows, bytes, u64::from(part.block_count().unwrap_or(0)));
         Ok(Scanned::Rows { rows, bytes })
+    }
+
+    /// A row without a way has to be where it belongs.
+    fn refuse_lost(&self, part: &Part, shard: ShardNo) -> Result<()> {
+        match self.destination.staying.shards.get(&shard) {
+            Some(node) if *node == self.node => Ok(()),
+            _ => Err(Error::internal(format!(
+                "a row of table {} belongs to shard {shard}, where none was to come",
+                part.name()
+            ))),
+        }
     }
 
     /// A row that has no place on any shard.
@@ -292,7 +317,7 @@ impl Router {
         })
     }
 
-    /// The number of the row's outlet; `None` where no shard takes it.
+    /// The row's shard, shard 0 where all take it; `None` where none does.
     #[inline]
     fn route(&self, row: Row<'_>) -> Option<ShardNo> {
         match self {
@@ -303,9 +328,10 @@ impl Router {
     }
 }
 
-/// Where rows go: one outlet a shard, or one for all of them.
+/// Where rows go: one outlet for each shard, or one for all that get what every shard has.
 struct Outlets<'a> {
     outlets: Vec<Outlet>,
+    ways: Vec<Option<usize>>,
     transport: Transport<'a>,
 }
 
@@ -324,7 +350,7 @@ struct Transport<'a> {
 impl<'a> Outlets<'a> {
     fn new(
         copier: &'a Copier,
-        router: &Router,
+        is_omni: bool,
         senders: Vec<UnboundedSender<Load>>,
         format: Format,
     ) -> Self {
@@ -335,16 +361,33 @@ impl<'a> Outlets<'a> {
             }
             Outlet { buffer, rows: 0, senders }
         };
-        let outlets = match router {
-            Router::All => vec![outlet(senders)],
-            _ => senders.into_iter().map(|s| outlet(vec![s])).collect(),
+        let (outlets, ways) = if is_omni {
+            // A shard that stays has such a table already.
+            let (mut joining, mut staying) = (Vec::new(), Vec::new());
+            let shards = copier.destination.numbers().zip(&copier.ways);
+            for ((shard, _), sender) in shards.filter(|(_, way)| way.is_some()).zip(senders) {
+                match copier.destination.stays(shard) {
+                    true => staying.push(sender),
+                    false => joining.push(sender),
+                }
+            }
+            let all = std::iter::once(joining).chain((!staying.is_empty()).then_some(staying));
+            (all.map(outlet).collect(), vec![Some(0)])
+        } else {
+            (senders.into_iter().map(|s| outlet(vec![s])).collect(), copier.ways.clone())
         };
-        Self { outlets, transport: Transport { copier, shipped: 0 } }
+        Self { outlets, ways, transport: Transport { copier, shipped: 0 } }
+    }
+
+    /// The outlet of a shard's rows; none where they stay.
+    #[inline]
+    fn of(&self, shard: ShardNo) -> Option<usize> {
+        self.ways.get(shard.index()).copied().flatten()
     }
 
     #[inline]
-    fn append(&mut self, shard: ShardNo, encoder: &Encoder, row: Row<'_>) -> bool {
-        let Outlet { buffer, rows, senders } = &mut self.outlets[shard.index()];
+    fn append(&mut self, outlet: usize, encoder: &Encoder, row: Row<'_>) -> bool {
+        let Outlet { buffer, rows, senders } = &mut self.outlets[outlet];
         *rows += 1;
         let mut shipping = Shipping { transport: &mut self.transport, senders };
         encoder.append(row, buffer, &mut shipping)

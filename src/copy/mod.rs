@@ -33,6 +33,7 @@ mod omni;
 mod part;
 mod plan;
 mod pool;
+pub mod removal;
 mod reset;
 mod work;
 
@@ -43,5 +44,5 @@ pub use omni::assign_nodes;
 pub use part::{met_unplaced, reopen_failed};
 pub use plan::{next_wave, plan, plan_parts, plan_source_keys, waves};
 pub use pool::{run, Finished};
-pub use reset::{empty_extension_tables, reset_tables};
+pub use reset::{empty_extension_tables, forget_parts, remove_arrivals, reset_tables};
 pub use work::work;

@@ -179,6 +179,8 @@ impl<'a> Worker<'a> {
             cluster: node.destination.name.clone(),
             shards: node.destination.shards.iter().map(|s| s.conninfo.to_libpq()).collect(),
             maps: maps_of(&node.destination),
+            staying: node.destination.staying.clone(),
+            node: node.shard,
             part: part.clone(),
         };
         let assignment = serde_json::to_string(&assignment)?;

@@ -120,6 +120,43 @@ impl Owner {
     }
 }
 
+/// Forgets what a shard that is in both clusters knows of a task's parts.
+///
+/// # Errors
+/// The server's.
+pub async fn forget_parts(shard: &Connection, token: &str, task_id: i64) -> Result<()> {
+    shard
+        .execute(
+            "DELETE FROM reshard.copied_part WHERE token = $1 AND task_id = $2",
+            &[&token, &task_id],
+        )
+        .await
+        .map(drop)
+}
+
+/// Takes the rows `t` of a table that have come to a shard, and meet a condition, away again,
+/// with the marks of their parts. None comes any more.
+///
+/// # Errors
+/// The server's.
+pub async fn remove_arrivals(
+    shard: &Connection,
+    (token, task_id): (&str, i64),
+    table: &Table,
+    condition: &str,
+) -> Result<()> {
+    shard
+        .batch(&format!(
+            "BEGIN; SET LOCAL session_replication_role = replica; \
+             DELETE FROM ONLY {} AS t WHERE {condition}; DELETE FROM reshard.copied_part \
+              WHERE token = {} AND task_id = {task_id} AND table_id = {}; COMMIT",
+            table.qualified(),
+            quote::literal(token),
+            table.table_id
+        ))
+        .await
+}
+
 /// Empties tables that wait to be copied and that an extension of a shard has filled
 /// when it was made there: the source's rows take their place.
 ///
@@ -131,7 +168,7 @@ pub async fn empty_extension_tables(shards: &Cluster, tables: &[Table]) -> Resul
     if names.is_empty() {
         return Ok(());
     }
-    try_join_all(shards.shards.iter().map(|shard| async {
+    try_join_all(shards.joining().map(|shard| async {
         let session = remote::connect(shard, Purpose::Copy).await?;
         let filled: Vec<String> = session
             .value(

@@ -38,8 +38,8 @@ fn prepare(task_id: i64, wave: i32) -> Result<Option<(Copier, ShardNo)>> {
     let task = state::task::load(task_id)?;
     let node = ShardNo(task.options.node);
     let Some(snapshot) = state::wave::snapshot(task_id, wave, node)? else { return Ok(None) };
-    let destination = state::cluster::load(&task.destination)?;
-    let copier = Copier::new(destination, state::token()?, task_id, wave, Some(snapshot))?;
+    let (_, destination) = state::cluster::of_task(&task)?;
+    let copier = Copier::new(destination, node, state::token()?, task_id, wave, Some(snapshot))?;
     Ok(Some((copier, node)))
 }
 

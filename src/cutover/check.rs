@@ -18,7 +18,7 @@ use crate::state::table::Table;
 /// 55000 with the subscription and the tables; the servers'.
 pub async fn no_other_subscription(links: &Links, side: Side, tables: &[Table]) -> Result<()> {
     let names: Vec<String> = tables.iter().map(Table::qualified).collect();
-    for (_, session) in links.sessions(side).await? {
+    for (_, session) in links.members(side).await? {
         if let Some((subscription, tables)) = other_subscription(&session, &names).await? {
             return Err(Error::new(
                 Kind::WrongState,
@@ -101,8 +101,9 @@ pub async fn no_table_left_behind(
 /// # Errors
 /// 55000 with the tables; the servers'.
 pub async fn fence_is_whole(links: &Links, side: Side, tables: &[Table]) -> Result<()> {
-    let place = Place { cluster: links.cluster(side), side };
-    try_join_all(links.sessions(side).await?.iter().map(|(_, session)| async move {
+    let stays = !links.cluster(Side::Destination).staying.is_empty();
+    let place = Place { cluster: links.cluster(side), side, stays };
+    try_join_all(links.members(side).await?.iter().map(|(_, session)| async move {
         let open = settle::unfenced(session, tables, place).await?;
         if open.is_empty() {
             return Ok(());

@@ -3,11 +3,12 @@
 //!
 //! The trigger's side of both is `reshard.fence()` in sql/fence.sql.
 use std::future::Future;
+use std::rc::Rc;
 use std::time::Duration;
 
 use futures::future::try_join_all;
 
-use crate::cluster::Side;
+use crate::cluster::{ShardNo, Side};
 use crate::cutover::bounds::Bounds;
 use crate::cutover::hold::Hold;
 use crate::cutover::{failpoint, Step};
@@ -23,6 +24,9 @@ const KEY: (i64, i64) = (1_919_251_304, 0);
 const OPEN: i32 = 1;
 /// `last_value` of `reshard.latch` on one that doesn't.
 const SHUT: i32 = 2;
+/// The same on a shard of both clusters while the destination is active: it takes writes
+/// of its rows there.
+const OPEN_AS_BOTH: i32 = 3;
 
 /// How long a shard may take to open or shut its latch before the others are told
 /// that it does not answer.
@@ -146,6 +150,19 @@ fn latch(value: i32) -> String {
     format!("SELECT pg_catalog.setval('reshard.latch', {value}, true)")
 }
 
+/// What a shard's latch stands at while its cluster is active.
+fn open(links: &Links, side: Side, shard: ShardNo) -> String {
+    latch(match links.cluster(side).stays(shard) {
+        true => OPEN_AS_BOTH,
+        false => OPEN,
+    })
+}
+
+/// All shards of a cluster, those that are in both included.
+fn members(links: &Links, side: Side) -> Vec<ShardNo> {
+    links.cluster(side).numbers().collect()
+}
+
 /// Opens a cluster's latch, once no session of a lease is left there: one that
 /// is about to shut the latch must not be overtaken. A shard that does not answer
 /// does not keep the others shut.
@@ -154,10 +171,10 @@ fn latch(value: i32) -> String {
 /// The servers'; 55P03 where such a session does not end.
 pub async fn open_latch(links: &Links, side: Side) -> Result<()> {
     links
-        .each(side, |_, session| async move {
+        .each(side, members(links, side), |shard, session| async move {
             answers(&session, async {
                 end_sessions(&session, Purpose::Fence).await?;
-                session.batch(&latch(OPEN)).await
+                session.batch(&open(links, side, shard)).await
             })
             .await
         })
@@ -174,12 +191,23 @@ async fn answers(session: &Connection, work: impl Future<Output = Result<()>>) -
     }
 }
 
-/// Shuts a cluster's latch without a lease: for a cluster that has no writers.
+/// Opens the latch of shards that stay for all rows: nothing has moved away any more.
+///
+/// # Errors
+/// The servers'.
+pub async fn release_staying(links: &Links) -> Result<()> {
+    let staying = links.cluster(Side::Destination).staying.shards.values().copied().collect();
+    links.each(Side::Source, staying, |_, s| async move { s.batch(&latch(OPEN)).await }).await
+}
+
+/// Shuts a cluster's latch without a lease: for a cluster that has no writers, but for
+/// those on shards that are in the active one too.
 ///
 /// # Errors
 /// The servers'.
 pub async fn shut_latch(links: &Links, side: Side) -> Result<()> {
-    links.batch(side, &latch(SHUT)).await
+    let shut = |_, session: Rc<Connection>| async move { session.batch(&latch(SHUT)).await };
+    links.each(side, links.apart(side), shut).await
 }
 
 /// Shuts a cluster's latch once more after the commit point. It was shut on disk
@@ -188,7 +216,7 @@ pub async fn shut_latch(links: &Links, side: Side) -> Result<()> {
 /// # Errors
 /// The servers', but not that one can't be reached.
 pub async fn shut_latch_again(links: &Links, side: Side) -> Result<()> {
-    let shut = links.each(side, |_, session| async move {
+    let shut = links.each(side, links.apart(side), |_, session| async move {
         answers(&session, session.batch(&latch(SHUT))).await
     });
     match shut.await {
@@ -209,12 +237,13 @@ pub async fn open_with_flag(
     active: &str,
     epoch: i64,
 ) -> Result<()> {
-    let sql = format!("{}; {}", flag(name, active, epoch), latch(OPEN));
-    let sql = sql.as_str();
+    let flag = flag(name, active, epoch);
+    let flag = flag.as_str();
     links
-        .each(side, |shard, session| async move {
+        .each(side, members(links, side), |shard, session| async move {
             failpoint::reach_partly(Step::Open, shard.index()).await?;
-            answers(&session, session.batch(sql)).await
+            let sql = format!("{flag}; {}", open(links, side, shard));
+            answers(&session, session.batch(&sql)).await
         })
         .await
 }

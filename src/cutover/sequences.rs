@@ -17,6 +17,7 @@ use crate::gucs;
 use crate::remote::quote::literal;
 use crate::remote::{Connection, Links};
 use crate::state::options::SequencePolicy;
+use crate::state::staying::StayingSequence;
 use crate::state::table::Table;
 
 /// A sequence as it is on the source.
@@ -47,16 +48,29 @@ impl Sequences {
         Self { all: Vec::new(), policy: SequencePolicy::Untouched, read: String::new() }
     }
 
-    /// Sequences of the source that all shards have too.
+    /// Sequences of the source that all shards have too; `kept` says what those are that a
+    /// switch has changed.
     ///
     /// # Errors
     /// The server's.
-    pub async fn load(links: &Links, tables: &[Table], policy: SequencePolicy) -> Result<Self> {
+    pub async fn load(
+        links: &Links,
+        tables: &[Table],
+        policy: SequencePolicy,
+        kept: &[StayingSequence],
+    ) -> Result<Self> {
         if policy == SequencePolicy::Untouched {
             return Ok(Self::none());
         }
         let session = links.session(Side::Source, links.node()).await?;
-        let all = present_on_destination(links, list(&session, tables).await?).await?;
+        let mut all = present_on_destination(links, list(&session, tables).await?).await?;
+        for sequence in &mut all {
+            if let Some(before) = kept.iter().find(|k| k.name == sequence.name) {
+                let (increment, cycle) = (before.increment, sequence.limits.cycle);
+                let (minimum, maximum) = (before.minimum, before.maximum);
+                sequence.limits = Limits { increment, minimum, maximum, cycle };
+            }
+        }
         let read = all
             .iter()
             .enumerate()
@@ -76,7 +90,7 @@ impl Sequences {
         tables: &[Table],
         policy: SequencePolicy,
     ) -> Result<()> {
-        let sequences = Self::load(links, tables, policy).await?;
+        let sequences = Self::load(links, tables, policy, &[]).await?;
         let nodes = links.sessions(Side::Source).await?;
         let increments = try_join_all(nodes.iter().map(|(_, s)| sequences.increments(s))).await?;
         let read = try_join_all(nodes.iter().map(|(_, s)| sequences.positions(s))).await?;
@@ -147,19 +161,7 @@ impl Sequences {
                     if !self.is_divided(sequence, Side::Destination) {
                         continue;
                     }
-                    let limits = &sequence.limits;
-                    let divided = match next.get(nr) {
-                        Some(next) => lanes::block(limits, *next, shards, shard.0),
-                        None => lanes::lane(limits, shards, shard.0),
-                    };
-                    let divided = divided.ok_or_else(|| {
-                        Error::state(format!(
-                            "sequence {} can't be divided among {shards} shards",
-                            sequence.name
-                        ))
-                        .detail("It has too few values left.")
-                        .hint("Raise its MAXVALUE, or start with options => '{\"sequences\": \"untouched\"}'.")
-                    })?;
+                    let divided = sequence.divided(shards, *shard, next.get(nr).copied())?;
                     statements.push(format!("ALTER SEQUENCE {} {divided}", sequence.name));
                 }
                 // One transaction of many statements would hold many locks.
@@ -171,6 +173,60 @@ impl Sequences {
         }))
         .await?;
         Ok(())
+    }
+
+    /// Reads again where the sequences of shards that stay stand, before a switch back.
+    ///
+    /// # Errors
+    /// The servers'.
+    pub async fn read_staying(links: &Links, kept: &mut [StayingSequence]) -> Result<()> {
+        for sequence in kept {
+            let session = links.session(Side::Source, ShardNo(sequence.source_shard)).await?;
+            sequence.stands_at =
+                session.value(&format!("SELECT last_value FROM {}", sequence.name), &[]).await?;
+        }
+        Ok(())
+    }
+
+    /// What the sequences of shards that stay are, and what part of the values each is to
+    /// have: to be kept before a switch. The switch itself changes them, since clients use
+    /// them until then.
+    ///
+    /// # Errors
+    /// As [`Sequences::prepare_destination`].
+    pub async fn staying(&self, links: &Links) -> Result<Vec<StayingSequence>> {
+        let destination = links.cluster(Side::Destination);
+        let names: Vec<&str> = self.all.iter().map(|s| s.name.as_str()).collect();
+        let mut out = Vec::new();
+        for (shard, node) in &destination.staying.shards {
+            let session = links.session(Side::Source, *node).await?;
+            let rows = session
+                .query(
+                    "SELECT s.seqincrement, s.seqmin, s.seqmax, s.seqstart \
+                       FROM unnest($1::text[]) WITH ORDINALITY AS t (name, nr) \
+                       JOIN pg_sequence AS s ON s.seqrelid = to_regclass(t.name) ORDER BY t.nr",
+                    &[&names],
+                )
+                .await?;
+            let positions = self.positions(&session).await?;
+            let get = |e: tokio_postgres::Error| session.error(&e);
+            for ((sequence, row), position) in self.all.iter().zip(&rows).zip(positions) {
+                if !self.is_divided(sequence, Side::Destination) {
+                    continue;
+                }
+                out.push(StayingSequence {
+                    source_shard: node.0,
+                    name: sequence.name.clone(),
+                    increment: row.try_get(0).map_err(get)?,
+                    minimum: row.try_get(1).map_err(get)?,
+                    maximum: row.try_get(2).map_err(get)?,
+                    start: row.try_get(3).map_err(get)?,
+                    stands_at: position.last,
+                    divided: sequence.divided(destination.size(), *shard, None)?,
+                });
+            }
+        }
+        Ok(out)
     }
 
     /// For each shard the sequences, by their quoted names, and the statements that set
@@ -185,7 +241,7 @@ impl Sequences {
         let mut servers = links.sessions(Side::Source).await?;
         servers.extend(links.sessions(Side::Destination).await?);
         let next = self.next(&servers).await?;
-        let shards = links.cluster(Side::Destination).numbers();
+        let shards = links.numbers(Side::Destination).into_iter();
         Ok(shards.map(|shard| (shard, self.settings_on(shard, &next))).collect())
     }
 
@@ -216,23 +272,30 @@ impl Sequences {
         out
     }
 
-    /// Sets the shards' sequences to go on where the source's stopped.
+    /// Sets the shards' sequences to go on where the source's stopped; those that stay get
+    /// their part of the values here.
     ///
     /// # Errors
     /// The servers'; 55000 where the source handed out more than was left for it.
-    pub async fn forward(&self, links: &Links) -> Result<()> {
+    pub async fn forward(&self, links: &Links, kept: &[StayingSequence]) -> Result<()> {
         if self.all.is_empty() {
             return Ok(());
         }
         let next = self.next(&links.sessions(Side::Source).await?).await?;
         let shards = links.sessions(Side::Destination).await?;
-        try_join_all(shards.iter().enumerate().map(|(nr, (shard, session))| {
-            let next = &next;
-            async move {
-                failpoint::reach_partly(Step::Sequences, nr).await?;
-                apply(session, &self.settings_on(*shard, next)).await
-            }
-        }))
+        let staying = &links.cluster(Side::Destination).staying.shards;
+        try_join_all(links.members(Side::Destination).await?.iter().enumerate().map(
+            |(nr, (shard, session))| {
+                let node = staying.get(shard);
+                let own = kept.iter().filter(|k| node.is_some_and(|n| n.0 == k.source_shard));
+                let mut statements: Vec<String> = own.map(StayingSequence::divide).collect();
+                statements.extend(self.settings_on(*shard, &next).into_iter().map(|(_, sql)| sql));
+                async move {
+                    failpoint::reach_partly(Step::Sequences, nr).await?;
+                    set_all(session, &statements).await
+                }
+            },
+        ))
         .await?;
         match self.policy {
             SequencePolicy::Blocks => self.still_before_blocks(&shards, &next).await,
@@ -269,7 +332,7 @@ impl Sequences {
     ///
     /// # Errors
     /// The servers'.
-    pub async fn reverse(&self, links: &Links) -> Result<()> {
+    pub async fn reverse(&self, links: &Links, kept: &[StayingSequence]) -> Result<()> {
         if self.all.is_empty() {
             return Ok(());
         }
@@ -278,7 +341,12 @@ impl Sequences {
         servers.extend(source.iter().cloned());
         let next = self.next(&servers).await?;
         let read = try_join_all(source.iter().map(|(_, s)| self.positions(s))).await?;
-        let mut statements = vec![Vec::with_capacity(self.all.len()); source.len()];
+        let given_back = |shard: &ShardNo| {
+            let own = kept.iter().filter(|k| k.source_shard == shard.0);
+            own.map(StayingSequence::give_back).collect::<Vec<String>>()
+        };
+        let mut statements: Vec<Vec<String>> =
+            source.iter().map(|(shard, _)| given_back(shard)).collect();
         for (nr, (sequence, next)) in self.all.iter().zip(&next).enumerate() {
             let lasts: Vec<i64> = read.iter().filter_map(|p| p.get(nr)).map(|p| p.last).collect();
             let begins = match self.is_divided(sequence, Side::Source) {
@@ -339,6 +407,41 @@ impl Sequences {
         }
         Ok(out)
     }
+}
+
+impl Sequence {
+    /// What follows `ALTER SEQUENCE` for the part of one of so many shards: a range that
+    /// begins after `next`, or else every so-many-th value.
+    fn divided(&self, shards: u32, shard: ShardNo, next: Option<i128>) -> Result<String> {
+        let divided = match next {
+            Some(next) => lanes::block(&self.limits, next, shards, shard.0),
+            None => lanes::lane(&self.limits, shards, shard.0),
+        };
+        divided.ok_or_else(|| {
+            Error::state(format!("sequence {} can't be divided among {shards} shards", self.name))
+                .detail("It has too few values left.")
+                .hint("Raise its MAXVALUE, or start with options => '{\"sequences\": \"untouched\"}'.")
+        })
+    }
+}
+
+/// Makes the sequences of shards that stay what they are while the cluster of a side is
+/// active: each goes on with its own values, after all that it has handed out. Repeatable.
+///
+/// # Errors
+/// The servers'.
+pub async fn give_back(links: &Links, side: Side, kept: &[StayingSequence]) -> Result<()> {
+    for node in links.cluster(Side::Destination).staying.shards.values() {
+        let own = kept.iter().filter(|k| k.source_shard == node.0);
+        let statements: Vec<String> = own
+            .flat_map(|kept| match side {
+                Side::Source => [kept.give_back(), kept.go_on()],
+                Side::Destination => [kept.divide(), kept.go_on()],
+            })
+            .collect();
+        set_all(&*links.session(Side::Source, *node).await?, &statements).await?;
+    }
+    Ok(())
 }
 
 async fn apply(session: &Connection, settings: &Settings) -> Result<()> {

@@ -6,13 +6,14 @@ use crate::cluster::{Direction, Side};
 use crate::cutover::bounds::Bounds;
 use crate::cutover::failpoint::{self, Moment};
 use crate::cutover::fence::{self, Lease};
-use crate::cutover::sequences::Sequences;
+use crate::cutover::sequences::{self, Sequences};
 use crate::cutover::{check, Step};
 use crate::error::{Context, Error, Kind, Result};
 use crate::pg::xact::{transaction, transaction_async};
 use crate::remote::Links;
 use crate::replication::{handoff, marker, subscription};
 use crate::state::flow::Flow;
+use crate::state::staying::StayingSequence;
 use crate::state::table::Table;
 use crate::state::{cutover, event, flow, table, task, traffic};
 
@@ -38,6 +39,8 @@ pub struct Switch<'a> {
     pub opposite: &'a [Flow],
     /// Sequences of the migration.
     pub sequences: &'a Sequences,
+    /// Those of shards that are in both clusters.
+    pub staying: &'a [StayingSequence],
     /// Tables of the migration.
     pub tables: &'a [Table],
     /// The user's publication, which names them.
@@ -217,8 +220,8 @@ impl Switch<'_> {
         self.begin(Step::Sequences).await?;
         let markers = marker::send(self.links, self.flows).await?;
         match self.direction {
-            Direction::Forward => self.sequences.forward(self.links).await?,
-            Direction::Reverse => self.sequences.reverse(self.links).await?,
+            Direction::Forward => self.sequences.forward(self.links, self.staying).await?,
+            Direction::Reverse => self.sequences.reverse(self.links, self.staying).await?,
         }
         self.done().await?;
         self.begin(Step::Barrier).await?;
@@ -281,7 +284,8 @@ impl Switch<'_> {
         let pause = pause.map(milliseconds);
         self.begin(Step::StopFlow).await?;
         fence::write_flag(self.links, self.from(), self.traffic, to, epoch).await?;
-        for (nr, (shard, session)) in self.links.sessions(self.to()).await?.into_iter().enumerate()
+        for (nr, (shard, session)) in
+            self.links.sessions_at_ends(self.to()).await?.into_iter().enumerate()
         {
             failpoint::reach_partly(Step::StopFlow, nr).await?;
             let own: Vec<&Flow> =
@@ -291,7 +295,7 @@ impl Switch<'_> {
         // An idle apply worker looks once a second whether it is wanted still; a
         // change that arrives makes it look now.
         marker::send(self.links, self.flows).await?;
-        for (shard, session) in self.links.sessions(self.from()).await? {
+        for (shard, session) in self.links.sessions_at_ends(self.from()).await? {
             let own: Vec<&Flow> =
                 self.flows.iter().filter(|f| f.shard_on(self.from()) == shard).collect();
             subscription::wait_until_idle(&session, &own).await?;
@@ -300,7 +304,7 @@ impl Switch<'_> {
 
         self.begin(Step::StartFlow).await?;
         for (nr, (shard, session)) in
-            self.links.sessions(self.from()).await?.into_iter().enumerate()
+            self.links.sessions_at_ends(self.from()).await?.into_iter().enumerate()
         {
             failpoint::reach_partly(Step::StartFlow, nr).await?;
             let own: Vec<&Flow> =
@@ -338,6 +342,9 @@ impl Switch<'_> {
             false => Ok(()),
         };
         transaction(|| traffic::set_state(self.traffic, "open"))?;
+        if self.at.get() >= Step::Sequences {
+            sequences::give_back(self.links, self.from(), self.staying).await?;
+        }
         opened
     }
 

@@ -2,7 +2,8 @@
 //! Shards that are databases of one server share them.
 use std::collections::BTreeMap;
 
-use crate::cluster::Side;
+use crate::cluster::staying::Staying;
+use crate::cluster::{ShardNo, Side};
 use crate::error::Kind;
 use crate::preflight::facts::{Facts, Server, ServerFacts};
 use crate::preflight::finding::Finding;
@@ -20,6 +21,11 @@ struct Instance<'a> {
     /// Databases that are shards of the source, of the destination.
     sources: i64,
     destinations: i64,
+    /// Flows that begin there on the way to the destination, for one wave, and end there on
+    /// the way back.
+    out: i64,
+    /// Flows that end there on the way to the destination, and begin there on the way back.
+    back: i64,
 }
 
 fn instances<'a>(facts: &'a Facts<'_>) -> Vec<Instance<'a>> {
@@ -32,14 +38,46 @@ fn instances<'a>(facts: &'a Facts<'_>) -> Vec<Instance<'a>> {
         .filter_map(|members| {
             let (first, known) = members.first()?;
             let of = |side| members.iter().filter(|(s, _)| s.side == side).count() as i64;
+            let ends = |side| -> i64 {
+                let shards = members.iter().filter(|(s, _)| s.side == Side::Source);
+                let there = members.iter().filter(|(s, _)| s.side == Side::Destination);
+                match side {
+                    Side::Source => shards.map(|(s, _)| flows_from(facts, s)).sum(),
+                    Side::Destination => {
+                        shards.map(|(s, _)| flows_to(facts, s)).sum::<i64>()
+                            + there.count() as i64 * i64::from(facts.source.size())
+                    }
+                }
+            };
             Some(Instance {
                 name: first.endpoint.to_string(),
                 facts: known,
                 sources: of(Side::Source),
                 destinations: of(Side::Destination),
+                out: ends(Side::Source),
+                back: ends(Side::Destination),
             })
         })
         .collect()
+}
+
+/// Flows from a shard of the source.
+fn flows_from(facts: &Facts<'_>, node: &Server<'_>) -> i64 {
+    let staying = staying(facts);
+    let node = ShardNo(node.endpoint.shard);
+    facts.destination.numbers().filter(|shard| staying.has_flow(node, *shard)).count() as i64
+}
+
+/// Flows to a shard of the source that is one of the destination too.
+fn flows_to(facts: &Facts<'_>, node: &Server<'_>) -> i64 {
+    let staying = staying(facts);
+    let Some(shard) = staying.of_node(ShardNo(node.endpoint.shard)) else { return 0 };
+    facts.source.numbers().filter(|other| staying.has_flow(*other, shard)).count() as i64
+}
+
+/// Which shards stay, and whether rows come to them.
+fn staying(facts: &Facts<'_>) -> Staying {
+    Staying { receive: super::staying::receive(facts), ..facts.destination.staying.clone() }
 }
 
 /// A shortage of something that a setting limits.
@@ -78,15 +116,11 @@ impl Limit<'_> {
     }
 }
 
-fn limits(
-    facts: &Facts<'_>,
-    limit: impl Fn(&Instance<'_>, i64, i64) -> Limit<'static>,
-) -> Vec<Finding> {
+fn limits(facts: &Facts<'_>, limit: impl Fn(&Instance<'_>) -> Limit<'static>) -> Vec<Finding> {
     if !facts.verb.has_flows() {
         return Vec::new();
     }
-    let (n, m) = (i64::from(facts.source.size()), i64::from(facts.destination.size()));
-    instances(facts).iter().filter_map(|i| limit(i, n, m).finding(i)).collect()
+    instances(facts).iter().filter_map(|i| limit(i).finding(i)).collect()
 }
 
 /// Sets of flows on the way there: one for each wave of the copy.
@@ -101,11 +135,11 @@ fn waves(facts: &Facts<'_>) -> i64 {
 /// destination shard one for each source shard, for the way back.
 pub fn replication_slots(facts: &Facts<'_>) -> Vec<Finding> {
     let waves = waves(facts);
-    limits(facts, |i, n, m| Limit {
+    limits(facts, |i| Limit {
         check_name: "replication_slots",
         setting: "max_replication_slots",
         what: "free replication slots",
-        need: i.sources * m * waves + i.destinations * n,
+        need: i.out * waves + i.back,
         used: i.facts.used_slots,
         max: i.facts.max_slots,
     })
@@ -115,11 +149,11 @@ pub fn replication_slots(facts: &Facts<'_>) -> Vec<Finding> {
 /// on a source shard one more, which exports the snapshot.
 pub fn wal_senders(facts: &Facts<'_>) -> Vec<Finding> {
     let waves = waves(facts);
-    limits(facts, |i, n, m| Limit {
+    limits(facts, |i| Limit {
         check_name: "wal_senders",
         setting: "max_wal_senders",
         what: "free walsenders",
-        need: (i.sources * (m * waves + 1)).max(i.destinations * n),
+        need: (i.out * waves + i.sources).max(i.back),
         used: i.facts.used_senders,
         max: i.facts.max_senders,
     })
@@ -130,14 +164,13 @@ pub fn wal_senders(facts: &Facts<'_>) -> Vec<Finding> {
 pub fn worker_processes(facts: &Facts<'_>) -> Vec<Finding> {
     let here = facts.here.0.clone();
     let (copying, waves) = (facts.copy_workers, waves(facts));
-    limits(facts, move |i, n, m| {
+    limits(facts, move |i| {
         let coordinator = i64::from(i.facts.system == here);
         Limit {
             check_name: "worker_processes",
             setting: "max_worker_processes",
             what: "free background workers",
-            need: coordinator
-                + (coordinator * copying).max(i.sources * m).max(i.destinations * n * waves),
+            need: coordinator + (coordinator * copying).max(i.out).max(i.back * waves),
             used: i.facts.used_workers,
             max: i.facts.max_workers,
         }
@@ -147,11 +180,11 @@ pub fn worker_processes(facts: &Facts<'_>) -> Vec<Finding> {
 /// Free apply workers: one for each subscription, in one direction at a time.
 pub fn apply_workers(facts: &Facts<'_>) -> Vec<Finding> {
     let waves = waves(facts);
-    limits(facts, |i, n, m| Limit {
+    limits(facts, |i| Limit {
         check_name: "apply_workers",
         setting: "max_logical_replication_workers",
         what: "free logical replication workers",
-        need: (i.sources * m).max(i.destinations * n * waves),
+        need: i.out.max(i.back * waves),
         used: i.facts.used_apply_workers,
         max: i.facts.max_apply_workers,
     })
@@ -160,7 +193,7 @@ pub fn apply_workers(facts: &Facts<'_>) -> Vec<Finding> {
 /// Free replication origins: one for each subscription.
 pub fn replication_origins(facts: &Facts<'_>) -> Vec<Finding> {
     let waves = waves(facts);
-    limits(facts, |i, n, m| Limit {
+    limits(facts, |i| Limit {
         check_name: "replication_origins",
         setting: if i.facts.version >= 180_000 {
             "max_active_replication_origins"
@@ -168,7 +201,7 @@ pub fn replication_origins(facts: &Facts<'_>) -> Vec<Finding> {
             "max_replication_slots"
         },
         what: "free replication origins",
-        need: i.sources * m + i.destinations * n * waves,
+        need: i.out + i.back * waves,
         used: i.facts.used_origins,
         max: i.facts.max_origins,
     })
@@ -180,7 +213,7 @@ pub fn connections(facts: &Facts<'_>) -> Vec<Finding> {
     let nodes = i64::from(facts.source.size());
     let building = i64::from(gucs::MAX_INDEX_BUILDS.get());
     let most = i64::from(gucs::MAX_SHARD_SESSIONS.get());
-    limits(facts, move |i, _, _| Limit {
+    limits(facts, move |i| Limit {
         check_name: "connections",
         setting: "max_connections",
         what: "free connections",
@@ -198,8 +231,14 @@ mod tests {
 
     fn slots(need: i64, used: i64, max: i64) -> Option<Finding> {
         let facts = ServerFacts::default();
-        let instance =
-            Instance { name: "shard 0".into(), facts: &facts, sources: 1, destinations: 0 };
+        let instance = Instance {
+            name: "shard 0".into(),
+            facts: &facts,
+            sources: 1,
+            destinations: 0,
+            out: 4,
+            back: 0,
+        };
         let limit = Limit {
             check_name: "replication_slots",
             setting: "max_replication_slots",

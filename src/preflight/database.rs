@@ -5,6 +5,7 @@ use crate::cluster::Side;
 use crate::error::Kind;
 use crate::preflight::facts::{Behind, Facts, Server, ServerFacts};
 use crate::preflight::finding::Finding;
+use crate::preflight::staying;
 
 /// One shard of the source is this very database.
 pub fn local_source(facts: &Facts<'_>) -> Vec<Finding> {
@@ -32,7 +33,8 @@ pub fn distinct_databases(facts: &Facts<'_>) -> Vec<Finding> {
     let mut out = Vec::new();
     for (server, known) in facts.known() {
         let object = server.endpoint.to_string();
-        if let Some(first) = seen.insert((&known.system, &known.database), object.clone()) {
+        let found = (object.clone(), server.side);
+        if let Some((first, side)) = seen.insert((&known.system, &known.database), found) {
             out.push(
                 Finding::error(
                     "distinct_databases",
@@ -43,9 +45,10 @@ pub fn distinct_databases(facts: &Facts<'_>) -> Vec<Finding> {
                 .detail(format!("Both are database \"{}\" of one server.", known.database))
                 .hint(format!(
                     "Declare another database: SELECT reshard_drop_shard('{0}', {1}); SELECT \
-                     reshard_add_shard('{0}', {1}, 'host=... dbname=...');",
+                     reshard_add_shard('{0}', {1}, 'host=... dbname=...');{2}",
                     server.endpoint.cluster.replace('\'', "''"),
-                    server.endpoint.shard
+                    server.endpoint.shard,
+                    staying::way_out(side, server.side)
                 )),
             );
         }

@@ -408,7 +408,7 @@ impl<'a> Facts<'a> {
         options: &'a Options,
     ) -> Result<Self> {
         let side = |cluster: &'a Cluster, side: Side| {
-            cluster.shards.iter().map(move |endpoint| Server {
+            cluster.joining().map(move |endpoint| Server {
                 endpoint,
                 side,
                 state: ServerState::Unknown,

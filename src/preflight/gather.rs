@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::preflight::facts::{
     Behind, Content, Existing, Facts, ServerFacts, ServerState, Table, Unreachable, Use,
 };
-use crate::preflight::{collation, nodes, placement, programs, rows, strays};
+use crate::preflight::{collation, nodes, placement, programs, rows, staying, strays};
 use crate::remote::quote::qualified;
 use crate::remote::{self, replication, Connection, Endpoint, Needed, Purpose};
 use crate::state::options::SchemaScope;
@@ -169,6 +169,11 @@ async fn ways_between(facts: &mut Facts<'_>) {
     let pairs = known(Side::Source).flat_map(|node| {
         known(Side::Destination).flat_map(move |shard| [(shard, node), (node, shard)])
     });
+    // Rows that move between shards that stay.
+    let between = known(Side::Source).filter(|_| staying::receive(facts)).flat_map(|node| {
+        known(Side::Source).filter(move |other| other.shard != node.shard).map(move |o| (node, o))
+    });
+    let pairs = pairs.chain(between);
     let tried = join_all(pairs.map(|(from, to)| async move {
         let error = remote::reach(from, to).await.err()?;
         Some(Unreachable { from: from.clone(), to: to.clone(), error })

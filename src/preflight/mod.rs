@@ -23,12 +23,14 @@ mod rows;
 mod sample;
 mod server;
 mod size;
+mod staying;
 mod strays;
 mod table;
 mod unique;
 
 pub use finding::{first_error, Finding, Severity};
 
+use crate::cluster::staying::Staying;
 use crate::cluster::{Cluster, ShardNo};
 use crate::error::Result;
 use crate::pg::runtime;
@@ -84,6 +86,7 @@ const CHECKS: &[Check] = &[
     nodes::node_sequences,
     nodes::source_key,
     strays::node_rows,
+    staying::staying_shards,
     omni::node_omni_tables,
     unique::node_unique,
     publication::publication_exists,
@@ -144,6 +147,8 @@ pub struct Report {
     pub unfit_foreign_keys: Vec<Constraint>,
     /// The source shard that is this database.
     pub node: ShardNo,
+    /// Shards that are in both clusters.
+    pub staying: Staying,
 }
 
 /// Runs all checks. To be called in a SQL function: it drives its own sessions
@@ -158,7 +163,13 @@ pub fn check(
     publication: &str,
     options: &Options,
 ) -> Result<Report> {
-    let mut facts = Facts::local(verb, source, destination, publication, options)?;
+    let mut destination = destination.clone();
+    if options.staying_shards {
+        let declared = staying::declared(source, &destination)?;
+        let staying = runtime::run(async { staying::ask(&declared).await })?;
+        destination = destination.with_staying(Staying { shards: staying, receive: false });
+    }
+    let mut facts = Facts::local(verb, source, &destination, publication, options)?;
     runtime::run(async {
         gather::all(&mut facts).await;
         Ok(())
@@ -167,5 +178,6 @@ pub fn check(
         findings: CHECKS.iter().flat_map(|check| check(&facts)).collect(),
         unfit_foreign_keys: table::unfit_foreign_keys(&facts),
         node: nodes::here(&facts),
+        staying: Staying { receive: staying::receive(&facts), ..destination.staying.clone() },
     })
 }

@@ -74,7 +74,8 @@ pub fn adopt(
         .collect();
 
     let name = table.qualified();
-    let here = Place { cluster: source, side: Side::Source };
+    let stays = !destination.staying.is_empty();
+    let here = Place { cluster: source, side: Side::Source, stays };
     let mut statements = Vec::new();
     if !finds_rows {
         statements.push(format!("ALTER TABLE {name} REPLICA IDENTITY FULL"));
@@ -107,7 +108,8 @@ pub fn adopt(
 /// What the shards do about the table once they have it.
 fn on_shards(facts: &Facts, destination: &Cluster, subscriptions: &str) -> String {
     let name = facts.table.qualified();
-    let there = Place { cluster: destination, side: Side::Destination };
+    let stays = !destination.staying.is_empty();
+    let there = Place { cluster: destination, side: Side::Destination, stays };
     let mut statements = settle::fence_statements(&name, there, there.has_parts_of(&facts.table));
     if facts.primary_key.is_empty() {
         statements.push(format!("ALTER TABLE {name} REPLICA IDENTITY FULL"));

@@ -19,11 +19,11 @@ use crate::replication::{marker, slot, subscription};
 pub async fn remove_flows(links: &Links, prefix: &str) -> Result<()> {
     let (nodes, missing_node) = links.reachable(Side::Source).await;
     let (shards, missing_shard) = links.reachable(Side::Destination).await;
-    let all = || nodes.iter().chain(&shards);
+    let all = || nodes.iter().chain(&shards).map(|(_, session)| session);
     let mut outcomes = join_all(all().map(|s| subscription::drop_prefix(s, prefix))).await;
     outcomes.extend(join_all(all().map(|s| slot::drop_prefix(s, prefix))).await);
     outcomes.extend(join_all(all().map(|s| drop_publications(s, prefix))).await);
-    outcomes.extend(join_all(nodes.iter().map(|s| marker::forget(s, prefix))).await);
+    outcomes.extend(join_all(nodes.iter().map(|(_, s)| marker::forget(s, prefix))).await);
     outcomes.extend(missing_node.or(missing_shard).map(Err));
     outcomes.into_iter().collect()
 }

@@ -37,12 +37,18 @@ pub enum Filter {
 impl Filter {
     /// The condition for the rows of one subscriber.
     pub fn condition(&self, subscriber: ShardNo) -> String {
+        self.condition_over(subscriber, "")
+    }
+
+    /// The condition for the rows of one subscriber; `qualifier` goes before each column.
+    pub fn condition_over(&self, subscriber: ShardNo, qualifier: &str) -> String {
         match self {
             Self::Hash { columns, parent, shards } => {
-                satisfies(parent, *shards, subscriber, &listed(columns, ""))
+                satisfies(parent, *shards, subscriber, &listed(columns, qualifier))
             }
             Self::Mapped { column, type_name, map } => {
-                map.takes(subscriber, KeySql { expression: &ident(column), type_name })
+                let expression = format!("{qualifier}{}", ident(column));
+                map.takes(subscriber, KeySql { expression: &expression, type_name })
             }
         }
     }

@@ -21,8 +21,8 @@ const WORKER_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
 
 /// Makes publications, slots and disabled subscriptions of the reverse
-/// direction. Omni tables flow back from shard 0 alone, to every source shard. New
-/// slots wait for open transactions no longer than `timeout`.
+/// direction. Omni tables flow back from one shard alone, to every source shard that is
+/// not in the destination itself. New slots wait for open transactions no longer than `timeout`.
 ///
 /// # Errors
 /// The servers'; those of [`renew_slots`].
@@ -34,13 +34,18 @@ pub async fn prepare_reverse(
 ) -> Result<()> {
     let (publisher, subscriber) = (Direction::Reverse.publisher(), Direction::Reverse.subscriber());
     let placed_on = links.cluster(subscriber);
-    let own = |shard: ShardNo| {
-        let of = tables.iter().filter(move |table| table.comes_from(publisher, shard));
+    let omni_shard = flows.iter().map(|flow| flow.shard_on(publisher)).min();
+    let apart = links.apart(subscriber);
+    let own = |flow: &Flow| {
+        let brings_omni = omni_shard == Some(flow.shard_on(publisher))
+            && apart.contains(&flow.shard_on(subscriber));
+        let of = tables.iter().filter(move |table| brings_omni || table.is_sharded(publisher));
         of.cloned().collect::<Vec<Table>>()
     };
     let mut filters = FiltersOf::new();
-    for (shard, session) in links.sessions(publisher).await? {
-        let found = filter::filters(&session, publisher, tables, subscriber, placed_on).await?;
+    for (shard, session) in links.sessions_at_ends(publisher).await? {
+        let here = if links.cluster(publisher).stays(shard) { subscriber } else { publisher };
+        let found = filter::filters(&session, here, tables, subscriber, placed_on).await?;
         filters.insert(shard, found);
     }
     try_join_all(flows.iter().map(|flow| {
@@ -50,7 +55,7 @@ pub async fn prepare_reverse(
             let session = links.session(publisher, shard).await?;
             let filters = filter::of_publisher(filters, shard)?;
             let to = flow.shard_on(subscriber);
-            publication::create(&session, flow, &own(shard), filters, to).await?;
+            publication::create(&session, flow, &own(flow), filters, to).await?;
             match slot::exists(&session, &flow.slot_name).await? {
                 true => Ok(()),
                 false => trial::publish(&session, flow).await,
@@ -66,7 +71,7 @@ pub async fn prepare_reverse(
         let more = if untried { trial::pending(flow) } else { String::new() };
         let session = links.session(subscriber, flow.shard_on(subscriber)).await?;
         let publisher = links.endpoint(publisher, shard)?;
-        subscription::drop_outdated(&session, flow, &own(shard)).await?;
+        subscription::drop_outdated(&session, flow, &own(flow)).await?;
         subscription::create(&session, publisher, flow, false, &more).await?;
     }
     Ok(())

@@ -17,5 +17,6 @@ pub mod monitor;
 pub mod publication;
 pub mod settle;
 pub mod slot;
+pub mod staying;
 pub mod subscription;
 pub mod trial;

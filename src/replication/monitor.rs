@@ -36,7 +36,7 @@ struct Server {
 pub async fn observe(links: &Links, flows: &[Flow]) -> (Vec<Observation>, Option<Error>) {
     let looks = join_all(
         links
-            .all()
+            .all_ends()
             .map(|(side, shard)| async move { ((side, shard), server(links, side, shard).await) }),
     )
     .await;
@@ -59,7 +59,9 @@ pub async fn observe(links: &Links, flows: &[Flow]) -> (Vec<Observation>, Option
 
 async fn server(links: &Links, side: Side, shard: ShardNo) -> Result<Server> {
     let session = links.session(side, shard).await?;
-    let (slots, subscriptions) = try_join!(slots(&session), subscriptions(&session, side))?;
+    let has_extension = side == Side::Source || links.cluster(side).stays(shard);
+    let (slots, subscriptions) =
+        try_join!(slots(&session), subscriptions(&session, has_extension))?;
     Ok(Server { slots, subscriptions })
 }
 
@@ -130,11 +132,14 @@ async fn slots(session: &Connection) -> Result<HashMap<String, Slot>> {
         .collect()
 }
 
-async fn subscriptions(session: &Connection, side: Side) -> Result<HashMap<String, Subscription>> {
-    // The extension, which listens to errors, is on the source's shards.
-    let last_error = match side {
-        Side::Source => "reshard_apply_error(s.oid)",
-        Side::Destination => "NULL::text",
+async fn subscriptions(
+    session: &Connection,
+    has_extension: bool,
+) -> Result<HashMap<String, Subscription>> {
+    // The extension listens to errors.
+    let last_error = match has_extension {
+        true => "reshard_apply_error(s.oid)",
+        false => "NULL::text",
     };
     let rows = session
         .query(

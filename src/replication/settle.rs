@@ -12,7 +12,7 @@ use crate::error::{Error, Kind, Result};
 use crate::remote::quote::{ident, literal};
 use crate::remote::Connection;
 use crate::replication::guard::GUARDS;
-use crate::replication::{identity_index, locked};
+use crate::replication::{identity_index, locked, staying};
 use crate::state::options::ReplicaIdentity;
 use crate::state::table::Table;
 
@@ -28,6 +28,8 @@ pub struct Place<'a> {
     pub cluster: &'a Cluster,
     /// Its part in the migration.
     pub side: Side,
+    /// Some shards are in both clusters.
+    pub stays: bool,
 }
 
 impl Place<'_> {
@@ -36,9 +38,11 @@ impl Place<'_> {
         self.side == Side::Source
     }
 
-    /// Whether each of its shards has a part of the table's rows alone.
+    /// Whether each of its shards has a part of the table's rows alone, or will have where
+    /// it stays.
     pub(super) fn has_parts_of(self, table: &Table) -> bool {
         self.cluster.size() > 1 && table.is_sharded(self.side)
+            || self.stays && table.is_sharded(Side::Destination)
     }
 }
 
@@ -417,6 +421,7 @@ pub async fn restore(session: &Connection, tables: &[Table], keep_fence: bool) -
     identity_index::drop_all(session, tables).await?;
     let mut triggers = vec![DETOAST_TRIGGER];
     triggers.extend(GUARDS);
+    triggers.extend(staying::trigger_names());
     triggers.extend((!keep_fence).then_some(FENCE_TRIGGER));
     drop_triggers(session, &triggers).await
 }

@@ -90,7 +90,7 @@ pub async fn run(links: &Links, flows: &[Flow]) -> Result<()> {
     enable(links, &flows, subscriber, false).await?;
     // An idle worker sees it sooner when something arrives.
     marker::send(links, &flows).await?;
-    for (shard, session) in links.sessions(publisher).await? {
+    for (shard, session) in links.sessions_at_ends(publisher).await? {
         let own: Vec<&Flow> = flows.iter().filter(|f| f.shard_on(publisher) == shard).collect();
         subscription::wait_until_idle(&session, &own).await?;
     }
@@ -105,7 +105,7 @@ pub async fn run(links: &Links, flows: &[Flow]) -> Result<()> {
 }
 
 async fn enable(links: &Links, flows: &[Flow], side: Side, enabled: bool) -> Result<()> {
-    for (shard, session) in links.sessions(side).await? {
+    for (shard, session) in links.sessions_at_ends(side).await? {
         let own: Vec<&Flow> = flows.iter().filter(|f| f.shard_on(side) == shard).collect();
         subscription::set_enabled(&session, &own, enabled).await?;
     }

@@ -70,7 +70,7 @@ pub async fn refuse_other_columns(
     let names: Vec<String> =
         xact::transaction(|| state::table::load(task.id))?.iter().map(Table::qualified).collect();
     let of = |cluster: &Cluster| {
-        let servers: Vec<Endpoint> = cluster.shards.clone();
+        let servers: Vec<Endpoint> = cluster.joining().cloned().collect();
         let names = &names;
         async move {
             try_join_all(servers.into_iter().map(|server| async move {
@@ -125,7 +125,7 @@ fn other_columns((node, here): (&str, &Parts), (shard, there): (&str, &Parts)) -
 
 /// Changes on the source that a shard has not followed.
 async fn unfollowed(task: &Task, destination: &Cluster, changes: &Changes) -> Result<Vec<String>> {
-    let shards = try_join_all(destination.shards.iter().map(|shard| async move {
+    let shards = try_join_all(destination.joining().map(|shard| async move {
         let plan = dump::plan_of(shard, &task.options).await?;
         Ok::<_, Error>((shard.to_string(), plan.statements))
     }))
@@ -156,7 +156,7 @@ async fn parts_that_differ(
             });
         }
     }
-    let shards: Vec<&Endpoint> = destination.shards.iter().collect();
+    let shards: Vec<&Endpoint> = destination.joining().collect();
     out.extend(against(&wanted, &shards, &names).await?);
     Ok(out)
 }

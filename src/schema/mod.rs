@@ -65,13 +65,13 @@ const SHARD_SQL: &str = concat!(
     include_str!("../../sql/fence.sql")
 );
 
-/// Brings the helper objects of reshard onto all shards of a cluster; harmless
-/// where they are.
+/// Brings the helper objects of reshard onto the shards of a destination that join it;
+/// harmless where they are.
 ///
 /// # Errors
 /// A shard's, or no connection.
 pub async fn install_helpers(cluster: &Cluster) -> Result<()> {
-    try_join_all(cluster.shards.iter().map(|shard| async move {
+    try_join_all(cluster.joining().map(|shard| async move {
         let connection = remote::connect(shard, Purpose::Schema).await?;
         connection
             .batch(SHARD_SQL)

@@ -84,12 +84,14 @@ fn store(task: &Task, destination: &Cluster, plan: &Plan) -> Result<()> {
         Preamble { server_version: plan.server_version.clone(), session: plan.session.clone() };
     let count = plan.statements.len();
     let statements = serde_json::to_value(&plan.statements)?;
-    state::schema::insert_plan(task.id, destination.size(), &preamble, statements)?;
+    let shards: Vec<String> = destination.joining().map(|e| e.shard.to_string()).collect();
+    let servers = shards.len();
+    state::schema::insert_plan(task.id, shards, &preamble, statements)?;
     state::event::write(
         Some(task.id),
         Severity::Info,
         "schema_planned",
-        &format!("{count} schema statements for each of {} shards", destination.size()),
+        &format!("{count} schema statements for each of {servers} shards"),
         serde_json::json!({ "server_version": plan.server_version }),
     )?;
     if plan.left_out.is_empty() {

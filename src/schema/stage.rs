@@ -94,7 +94,7 @@ impl Stage {
         })?;
         let owner = Owner { token, task: task_id };
         let limit = usize::try_from(limit).unwrap_or(1).max(1);
-        let shards = destination.shards.iter().map(|e| Shard::new(e.clone(), limit)).collect();
+        let shards = destination.joining().map(|e| Shard::new(e.clone(), limit)).collect();
         let stage = Self { owner, preamble: preamble.session, options, shards };
         all(stage.shards.iter().map(|shard| async {
             let session = shard.take(&stage).await?;

@@ -9,6 +9,7 @@ use crate::pg::db::{self, Arg};
 use crate::remote::quote::{ident, literal};
 use crate::remote::{Conninfo, Endpoint};
 use crate::state::mapping;
+use crate::state::task::Task;
 
 #[derive(Deserialize)]
 struct Declared {
@@ -23,6 +24,15 @@ struct Declared {
 /// 42704 where no shard of that cluster is declared, 55000 where one is missing.
 pub fn load(name: &str) -> Result<Cluster> {
     Ok(Cluster::new(name, endpoints(name)?)?.with_maps(mapping::maps(name)?))
+}
+
+/// Source and destination of a task, with what it knows of shards that are in both.
+///
+/// # Errors
+/// As [`load`].
+pub fn of_task(task: &Task) -> Result<(Cluster, Cluster)> {
+    let destination = load(&task.destination)?.with_staying(task.options.staying.clone());
+    Ok((load(&task.source)?, destination))
 }
 
 /// The declared shards of a cluster, complete or not.

@@ -1,6 +1,7 @@
 //! Choices of one run: the last argument of starting verbs.
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::staying::Staying;
 use crate::error::{Error, Result};
 
 /// How a table gets a replica identity that holds its sharding key.
@@ -131,6 +132,12 @@ pub struct Options {
     /// Foreign keys that [`ForeignKeys`] is about, as preflight found them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unfit_foreign_keys: Vec<Constraint>,
+    /// Shards of the source may be shards of the destination as well: their rows stay.
+    #[serde(default)]
+    pub staying_shards: bool,
+    /// Those that are, as preflight found them.
+    #[serde(default, skip_serializing_if = "Staying::is_empty")]
+    pub staying: Staying,
     /// Switch traffic as soon as every flow is close.
     #[serde(default)]
     pub auto_cutover: bool,
@@ -161,6 +168,7 @@ const KNOWN: &[(&str, &str)] = &[
     ("exclude_schemas", "an array of names"),
     ("ddl", "\"block\", \"replay\" or \"allow\""),
     ("omni_check", "\"whole\" or \"sample\""),
+    ("staying_shards", "true or false"),
 ];
 
 impl Options {

@@ -76,12 +76,12 @@ pub struct Preamble {
     pub session: Vec<String>,
 }
 
-/// Writes a plan, for every shard. `statements` is the planner's array.
+/// Writes a plan, for these shards. `statements` is the planner's array.
 ///
 /// The digest numbers equal statements, so that each of them takes effect.
 pub fn insert_plan(
     task: i64,
-    shards: u32,
+    shards: Vec<String>,
     preamble: &Preamble,
     statements: serde_json::Value,
 ) -> Result<()> {
@@ -108,8 +108,8 @@ pub fn insert_plan(
                                 step text, kind text, schema_name text, object_name text, \
                                 table_schema text, table_name text, sql text, shown text, settings text[]) \
                         ) AS r) AS s, \
-                pg_catalog.generate_series(0, $2 - 1) AS shard",
-        &[Arg::I64(task), Arg::I32(shards as i32), Arg::Json(statements)],
+                pg_catalog.unnest($2::int[]) AS shard",
+        &[Arg::I64(task), Arg::Texts(shards), Arg::Json(statements)],
     )
     .map(|_| ())
 }

@@ -67,14 +67,10 @@ impl Table {
         self.sharding_key(side).is_some()
     }
 
-    /// Whether its rows come from this shard of a side. Where each shard has it whole they
-    /// come from one alone: on the destination from the first.
-    pub fn comes_from(&self, side: Side, shard: ShardNo) -> bool {
-        let only = match side {
-            Side::Source => self.source_shard,
-            Side::Destination => (!self.is_sharded(side)).then_some(ShardNo(0)),
-        };
-        only.is_none_or(|only| only == shard)
+    /// Whether its rows come from this shard of the source. Where each shard has it whole
+    /// they come from one alone.
+    pub fn comes_from(&self, node: ShardNo) -> bool {
+        self.source_shard.is_none_or(|only| only == node)
     }
 
     /// The columns of its sharding keys of these sides, each once.

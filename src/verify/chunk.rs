@@ -1,5 +1,8 @@
 //! A chunk of a table on all servers that must agree about it: who takes part, and what
 //! each is compared with.
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
 use futures::future::try_join_all;
 
 use crate::cluster::{Direction, Placement, Side};
@@ -11,7 +14,7 @@ use crate::state::verification::{Chunk, Findings};
 use crate::verify::compare::Comparison;
 use crate::verify::reading::{self, Digests, Party};
 use crate::verify::rows::{range, Rows};
-use crate::verify::server::Server;
+use crate::verify::server::{Conditions, Server};
 use crate::verify::shape::Shape;
 use crate::verify::timeline::Timeline;
 
@@ -41,18 +44,36 @@ impl<'a> Job<'a> {
         try_join_all(self.servers.iter().map(|server| server.fit(self.shape, whole))).await?;
 
         let (mut publishers, mut copies) = (Vec::new(), Vec::new());
+        let first = self.on(publisher).next().map(|server| server.shard);
         for server in self.on(publisher) {
             let party = self.party(server).await?;
-            match self.table.comes_from(publisher, server.shard) {
+            let brings = match publisher {
+                Side::Source => self.table.comes_from(server.shard),
+                Side::Destination => {
+                    self.table.is_sharded(publisher) || Some(server.shard) == first
+                }
+            };
+            match brings {
                 true => publishers.push(party),
                 false => copies.push(party),
             }
         }
+        // Clients write to a shard of both clusters themselves what every shard has.
+        let apart = self.links.apart(subscriber);
+        let is_omni = !self.table.is_sharded(publisher);
         let mut subscribers = Vec::new();
         for server in self.on(subscriber) {
-            subscribers.push(self.party(server).await?);
+            let party = self.party(server).await?;
+            match is_omni && !apart.contains(&server.shard) {
+                true => copies.push(party),
+                false => subscribers.push(party),
+            }
         }
 
+        if publishers.is_empty() && !copies.is_empty() {
+            // All shards are in both clusters: the first one is as good as any.
+            publishers.push(copies.remove(0));
+        }
         let (here, there, beside) =
             futures::try_join!(digests(&publishers), digests(&subscribers), digests(&copies))?;
         let mut found = Findings {
@@ -94,8 +115,32 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn on(&self, side: Side) -> impl Iterator<Item = &'a Server> {
-        self.servers.iter().filter(move |server| server.side == side)
+    /// The servers of a side: of a table that every shard has, a shard of both clusters is one
+    /// of the source.
+    fn on(&self, side: Side) -> impl Iterator<Item = &'a Server> + use<'a, '_> {
+        let is_whole = !self.table.is_sharded(Side::Destination);
+        let counts = move |server: &Server| {
+            !(is_whole && side == Side::Destination && self.links.cluster(side).stays(server.shard))
+        };
+        self.servers.iter().filter(move |server| server.side == side && counts(server))
+    }
+
+    /// The rows of a shard of both clusters that have to be on another one: as one of the
+    /// source those that are not its own on the destination, and the other way round.
+    fn moving(&self, server: &Server, conditions: &BTreeMap<Side, Conditions>) -> Option<String> {
+        if !self.table.is_sharded(Side::Destination) {
+            return None;
+        }
+        let staying = &self.links.cluster(Side::Destination).staying;
+        let (other, own) = match server.side {
+            Side::Source => (Side::Destination, staying.of_node(server.shard)?),
+            Side::Destination => (Side::Source, *staying.shards.get(&server.shard)?),
+        };
+        // Where the other cluster is one shard, all rows are its own.
+        Some(match conditions.get(&other).and_then(|of| of.get(own.index())) {
+            Some(own) => format!("NOT {own}"),
+            None => "false".to_owned(),
+        })
     }
 
     /// Whether each shard of a side has a part of the table.
@@ -111,6 +156,7 @@ impl<'a> Job<'a> {
             Side::Destination => Side::Source,
         };
         let (mut placed, mut target) = (None, None);
+        let mut of_sides = BTreeMap::new();
         for side in [server.side, other] {
             let Some(key) = self.table.sharding_key(side) else { continue };
             let cluster = self.links.cluster(side);
@@ -120,6 +166,7 @@ impl<'a> Job<'a> {
             }
             let conditions =
                 server.placement(&relation, key.columns, side, cluster, &placement).await?;
+            of_sides.insert(side, Rc::clone(&conditions));
             if side == server.side {
                 placed = conditions.get(server.shard.index()).cloned();
             } else {
@@ -135,6 +182,7 @@ impl<'a> Job<'a> {
                 relation,
                 shape: self.shape,
                 filter: self.table.row_filter.as_deref().filter(|_| filtered),
+                moving: self.moving(server, &of_sides),
                 range: self.shape.key.as_ref().and_then(|key| {
                     range(key, chunk.key_after.as_deref(), chunk.key_to.as_deref())
                 }),

@@ -20,6 +20,8 @@ pub(super) struct Rows<'a> {
     pub(super) shape: &'a Shape,
     /// The user's row filter, where only rows that it lets through are meant.
     pub(super) filter: Option<&'a str>,
+    /// The rows that are meant, where the shard has others that don't move.
+    pub(super) moving: Option<String>,
     /// Which of them: the chunk's, over a row `t`.
     pub(super) range: Option<String>,
     /// Whether a row `t` belongs to this shard of its own cluster.
@@ -32,8 +34,11 @@ impl Rows<'_> {
     /// `FROM ... WHERE` with all conditions that are true of every row.
     fn scan(&self, more: Option<&str>) -> String {
         let filter = self.filter.map(|f| format!("({f})"));
-        let all: Vec<&str> =
-            [filter.as_deref(), self.range.as_deref(), more].into_iter().flatten().collect();
+        let moving = self.moving.as_deref().map(|m| format!("({m})"));
+        let all: Vec<&str> = [filter.as_deref(), moving.as_deref(), self.range.as_deref(), more]
+            .into_iter()
+            .flatten()
+            .collect();
         let condition = match all.is_empty() {
             true => String::new(),
             false => format!(" WHERE {}", all.join(" AND ")),
@@ -229,6 +234,7 @@ mod tests {
             relation: "\"s\".\"T\"".into(),
             shape,
             filter: Some("id > 0"),
+            moving: None,
             range: None,
             placed: None,
             target: None,

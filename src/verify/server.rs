@@ -18,7 +18,7 @@ const SETTINGS: &str = "SET lc_monetary = 'C'; SET quote_all_identifiers = off; 
      SET enable_seqscan = off";
 
 /// Conditions of all shards of a side.
-type Conditions = Rc<Vec<String>>;
+pub(super) type Conditions = Rc<Vec<String>>;
 
 /// A shard with a session that reads from it.
 pub(super) struct Server {

@@ -48,11 +48,8 @@ async fn run(task_id: i64) -> Result<()> {
         let task = task::load(task_id)?;
         let parent = task.parent_id.ok_or_else(|| Error::internal("a comparison has no parent"))?;
         let migration = task::load(parent)?;
-        let links = Links::new(
-            cluster::load(&migration.source)?,
-            cluster::load(&migration.destination)?,
-            ShardNo(migration.options.node),
-        );
+        let (source, destination) = cluster::of_task(&migration)?;
+        let links = Links::new(source, destination, ShardNo(migration.options.node));
         record::release(task_id)?;
         Ok((task, migration, links))
     })?;
@@ -100,7 +97,7 @@ impl Worker {
             let shape = self.shape(table).await?;
             let nodes: Vec<&Connection> = sessions
                 .iter()
-                .filter(|s| s.side == Side::Source && table.comes_from(Side::Source, s.shard))
+                .filter(|s| s.side == Side::Source && table.comes_from(s.shard))
                 .map(|s| &s.session)
                 .collect();
             cut::cut(self.task.id, table, &shape, &nodes, &every, sample).await?;
@@ -119,12 +116,13 @@ impl Worker {
         Ok(shape)
     }
 
-    /// A session on each shard of both clusters.
+    /// A session on each shard of both clusters; one that is in both counts for the destination
+    /// where rows come to it.
     async fn servers(&self) -> Result<Vec<Server>> {
-        let endpoints = [Side::Source, Side::Destination].into_iter().flat_map(|side| {
-            self.links.cluster(side).shards.iter().map(move |endpoint| (side, endpoint))
-        });
-        try_join_all(endpoints.map(|(side, endpoint)| Server::open(side, endpoint))).await
+        try_join_all(self.links.all_ends().map(|(side, shard)| async move {
+            Server::open(side, self.links.endpoint(side, shard)?).await
+        }))
+        .await
     }
 
     /// Compares one chunk after the other until none is left.

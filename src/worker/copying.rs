@@ -18,7 +18,7 @@ use crate::error::{Error, Policy, Result};
 use crate::pg::xact::transaction;
 use crate::replication::filter::{self, FiltersOf};
 use crate::replication::settle::{self, Identity, Settings};
-use crate::replication::{guard, marker};
+use crate::replication::{guard, marker, staying};
 use crate::schema;
 use crate::state::event::{self, Severity};
 use crate::state::table::{self, Table};
@@ -27,7 +27,7 @@ use crate::state::traffic;
 use crate::worker::coordinator::Shared;
 use crate::worker::migration::Migration;
 use crate::worker::watch::Watch;
-use crate::worker::{flowing, waves};
+use crate::worker::{arrivals, flowing, waves};
 
 /// How often copied tables are looked for.
 const LOOK: Duration = Duration::from_millis(250);
@@ -224,6 +224,10 @@ pub async fn prepare(migration: &Migration) -> Result<FiltersOf> {
         }
     }))
     .await?;
+    if links.cluster(Side::Destination).staying.receive {
+        staying::guard(links, Side::Source, &tables).await?;
+        arrivals::refuse_strays(migration, &tables).await?;
+    }
     Ok(filters.into_iter().collect())
 }
 

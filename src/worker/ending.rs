@@ -5,6 +5,7 @@ use futures::future::join_all;
 
 use crate::cluster::Side;
 use crate::copy;
+use crate::cutover::fence;
 use crate::error::{Context, Error, Result};
 use crate::pg::xact::transaction;
 use crate::remote::{end_sessions, Connection, Purpose};
@@ -13,9 +14,10 @@ use crate::schema;
 use crate::state::event::{self, Severity};
 use crate::state::flow::{self, Flow};
 use crate::state::task::{self, Phase, Status, Task, Type};
+use crate::state::wave;
 use crate::worker::coordinator::Shared;
 use crate::worker::migration::Migration;
-use crate::worker::{driver, flowing, verifying};
+use crate::worker::{driver, flowing, removal, verifying};
 
 /// `reshard_complete()`: the destination stays active, the way back is given up.
 /// The old cluster stays fenced.
@@ -34,9 +36,19 @@ pub async fn complete(task: Task) -> Result<()> {
              or end the migration with SELECT reshard_cancel({id})."
         )));
     }
+    let begins = task.phase != Phase::Complete;
     let migration = Migration::load(task)?;
     transaction(|| task::set_phase(id, Phase::Complete))?;
     verifying::end_all(id).await?;
+    if migration.has_staying() {
+        if begins {
+            // The phase goes on: what it does may take long, and may be stopped.
+            return Ok(());
+        }
+        // Nothing comes back any more, and nothing that is deleted goes anywhere.
+        cleanup::remove_flows(&migration.links, &migration.prefix()).await?;
+        removal::run(&migration, Side::Destination).await?;
+    }
     clean(&migration, true).await?;
     transaction(|| {
         task::finish(id, Status::Succeeded)?;
@@ -74,6 +86,7 @@ pub async fn cancel(task: Task, shared: &Rc<Shared>) -> Result<()> {
     if task.kind.is_migration() {
         verifying::end_all(id).await?;
         let migration = Migration::load(task)?;
+        take_back_arrivals(&migration).await?;
         clean(&migration, false).await?;
         take_back(&migration).await?;
         flowing::open_source(&migration).await?;
@@ -83,6 +96,27 @@ pub async fn cancel(task: Task, shared: &Rc<Shared>) -> Result<()> {
         task::finish(id, Status::Cancelled)?;
         event::info(id, "cancelled", "the migration was cancelled; nothing is left of it")
     })
+}
+
+/// Takes back rows that have come to shards which stay: while the guards still tell clients
+/// that they are not theirs, and once nothing comes any more.
+async fn take_back_arrivals(migration: &Migration) -> Result<()> {
+    let links = &migration.links;
+    let receive = links.cluster(Side::Destination).staying.receive;
+    // Before there was a wave nothing has come.
+    if !receive || transaction(|| wave::load(migration.id()))?.is_empty() {
+        return Ok(());
+    }
+    cleanup::remove_flows(links, &migration.prefix()).await?;
+    for (_, session) in links.sessions(Side::Source).await? {
+        copy::end_backends(&session).await?;
+        end_sessions(&session, Purpose::Copy).await?;
+    }
+    removal::run(migration, Side::Source).await?;
+    for (_, session) in links.sessions(Side::Source).await? {
+        copy::forget_parts(&session, &migration.token, migration.id()).await?;
+    }
+    Ok(())
 }
 
 /// Takes back what of schema and rows has come to the shards, then the helper objects.
@@ -153,18 +187,23 @@ async fn clean(migration: &Migration, completed: bool) -> Result<()> {
     let prefix = migration.prefix();
     let tables = migration.tables()?;
     let (nodes, missing) = links.reachable(Side::Source).await;
-    for session in &nodes {
+    for (_, session) in &nodes {
         copy::end_backends(session).await?;
         // One that still waits for its slot would make it when nobody wants it any more.
         end_sessions(session, Purpose::Snapshot).await?;
     }
     let removed = cleanup::remove_flows(links, &prefix).await;
-    for session in nodes {
-        settle::restore(&session, &tables, completed).await?;
+    let apart = links.apart(Side::Source);
+    for (node, session) in nodes {
+        // A shard that stays is one of the active cluster.
+        settle::restore(&session, &tables, completed && apart.contains(&node)).await?;
         cleanup::drop_placements(&session).await?;
         join::leave(&session, &migration.token, migration.id()).await?;
     }
     missing.map_or(removed, Err).context("could not clean up on every server")?;
+    if completed {
+        fence::release_staying(links).await?;
+    }
     for (_, session) in links.sessions(Side::Destination).await? {
         settle::restore(&session, &tables, false).await?;
         if completed {
@@ -207,7 +246,7 @@ pub async fn stop(task: Task) -> Result<()> {
 /// Disables the subscriptions of all flows; tells which servers were left out, and why.
 async fn disable_all(migration: &Migration, flows: &[Flow]) -> Vec<String> {
     let links = &migration.links;
-    let outcomes = join_all(links.all().map(|(side, shard)| async move {
+    let outcomes = join_all(links.all_ends().map(|(side, shard)| async move {
         let own: Vec<&Flow> = flows
             .iter()
             .filter(|f| f.direction.subscriber() == side && f.shard_on(side) == shard)

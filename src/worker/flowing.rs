@@ -82,7 +82,7 @@ async fn flush_shards(migration: &Migration) -> Result<()> {
 /// other on each, since each is a transaction of the shard's one session.
 async fn subscribe(migration: &Migration, flows: &[Flow]) -> Result<()> {
     let binary = binary_is_safe(migration).await?;
-    let shards = migration.links.sessions(Side::Destination).await?;
+    let shards = migration.links.sessions_at_ends(Side::Destination).await?;
     try_join_all(shards.iter().map(|(shard, session)| async move {
         for flow in flows.iter().filter(|f| f.shard_on(Side::Destination) == *shard) {
             let publisher = migration.links.endpoint(Side::Source, flow.shard_on(Side::Source))?;
@@ -211,7 +211,7 @@ pub async fn redirect(migration: &Migration) -> Result<()> {
         if flows.is_empty() {
             continue;
         }
-        for (shard, session) in migration.links.sessions(subscriber).await? {
+        for (shard, session) in migration.links.sessions_at_ends(subscriber).await? {
             let own = flows.iter().filter(|f| f.shard_on(subscriber) == shard);
             let own = own
                 .map(|f| Ok((f, migration.links.endpoint(publisher, f.shard_on(publisher))?)))
@@ -231,7 +231,7 @@ pub async fn set_live(migration: &Migration, direction: Direction, enabled: bool
 }
 
 async fn enable(migration: &Migration, flows: &[Flow], side: Side, enabled: bool) -> Result<()> {
-    for (shard, session) in migration.links.sessions(side).await? {
+    for (shard, session) in migration.links.sessions_at_ends(side).await? {
         let own: Vec<&Flow> = flows.iter().filter(|f| f.shard_on(side) == shard).collect();
         subscription::set_enabled(&session, &own, enabled).await?;
     }

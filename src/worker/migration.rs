@@ -25,11 +25,10 @@ impl Migration {
     /// Loads the clusters of a task; opens no connection yet.
     ///
     /// # Errors
-    /// Those of [`cluster::load`].
+    /// Those of [`cluster::of_task`].
     pub fn load(task: Task) -> Result<Self> {
-        let (source, destination, token) = transaction(|| {
-            Ok((cluster::load(&task.source)?, cluster::load(&task.destination)?, state::token()?))
-        })?;
+        let ((source, destination), token) =
+            transaction(|| Ok((cluster::of_task(&task)?, state::token()?)))?;
         let node = ShardNo(task.options.node);
         Ok(Self { task, links: Links::new(source, destination, node), token })
     }
@@ -62,7 +61,12 @@ impl Migration {
 
     /// The cluster of a side.
     pub fn place(&self, side: Side) -> Place<'_> {
-        Place { cluster: self.links.cluster(side), side }
+        Place { cluster: self.links.cluster(side), side, stays: self.has_staying() }
+    }
+
+    /// Whether some shards are in both clusters.
+    pub fn has_staying(&self) -> bool {
+        !self.links.cluster(Side::Destination).staying.is_empty()
     }
 
     /// The columns that row filters of either direction look at: a replica identity has
@@ -99,13 +103,14 @@ impl Migration {
         Ok(())
     }
 
-    /// The flows of one direction and wave, between all shards.
+    /// The flows of one direction and wave, between all shards that rows move between.
     pub fn make_flows(&self, direction: Direction, wave: i32) -> Vec<Flow> {
-        let destinations: Vec<ShardNo> = self.links.cluster(Side::Destination).numbers().collect();
-        self.links
-            .cluster(Side::Source)
+        let (source, destination) =
+            (self.links.cluster(Side::Source), self.links.cluster(Side::Destination));
+        source
             .numbers()
-            .flat_map(|s| destinations.iter().map(move |d| (s, *d)))
+            .flat_map(|s| destination.numbers().map(move |d| (s, d)))
+            .filter(|(s, d)| destination.staying.has_flow(*s, *d))
             .map(|(s, d)| Flow::new(&self.token, self.id(), direction, wave, s, d))
             .collect()
     }

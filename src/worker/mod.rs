@@ -1,6 +1,7 @@
 //! Background workers: the launcher, one coordinator per database with work to
 //! do, and the drivers that carry a task from phase to phase. This is the only
 //! room that strings the stages together.
+mod arrivals;
 mod auto;
 pub mod coordinator;
 pub mod copy_worker;
@@ -13,6 +14,7 @@ mod migration;
 mod mirroring;
 mod overtaken;
 mod phases;
+mod removal;
 mod traffic;
 pub mod verify_worker;
 mod verifying;

@@ -156,7 +156,7 @@ async fn sequences(migration: &Migration) -> Result<()> {
         table::forget_others(task.id, 0, 0)?;
         Ok(tables)
     })?;
-    let sequences = Sequences::load(&migration.links, &tables, task.options.sequences).await?;
+    let sequences = Sequences::load(&migration.links, &tables, task.options.sequences, &[]).await?;
     let shards = sequences.settings(&migration.links).await?;
     transaction(|| {
         shards.iter().try_for_each(|(shard, settings)| {

@@ -11,10 +11,11 @@ use crate::cutover::switch::{Extent, Switch};
 use crate::cutover::Step;
 use crate::error::{Error, Result};
 use crate::pg::xact::transaction;
-use crate::replication::{guard, handoff, marker, settle, trial};
+use crate::replication::{guard, handoff, marker, settle, staying, trial};
 use crate::schema;
 use crate::state::flow::{self, Flow};
 use crate::state::options::Ddl;
+use crate::state::staying::{self as kept, StayingSequence};
 use crate::state::table::Table;
 use crate::state::task::{self, NewTask, Phase, Status, Task, Type};
 use crate::state::{cutover as record, traffic as flag};
@@ -99,6 +100,7 @@ struct Course {
     flows: Vec<Flow>,
     opposite: Vec<Flow>,
     sequences: Sequences,
+    staying: Vec<StayingSequence>,
     tables: Vec<Table>,
 }
 
@@ -113,12 +115,22 @@ impl Course {
             transaction(|| flow::insert(&flows))?;
         }
         fence_all(migration, &tables).await?;
-        let policy = migration.task.options.sequences;
+        let (id, policy) = (migration.id(), migration.task.options.sequences);
         let goes_back = direction == Direction::Reverse && !extent.is_dry();
-        if goes_back && migration.links.cluster(Side::Source).size() > 1 {
+        let spreads = migration.links.cluster(Side::Source).size() > 1 && !migration.has_staying();
+        if goes_back && spreads {
             Sequences::spread_source(&migration.links, &tables, policy).await?;
         }
-        let sequences = Sequences::load(&migration.links, &tables, policy).await?;
+        let mut staying = match direction {
+            Direction::Forward => Vec::new(),
+            Direction::Reverse => transaction(|| kept::load(id))?,
+        };
+        let sequences = Sequences::load(&migration.links, &tables, policy, &staying).await?;
+        match direction {
+            Direction::Forward => staying = sequences.staying(&migration.links).await?,
+            Direction::Reverse => Sequences::read_staying(&migration.links, &mut staying).await?,
+        }
+        transaction(|| kept::keep(id, &staying))?;
         let flows = migration.flows(direction)?;
         let opposite = migration.flows(direction.opposite())?;
         flowing::set_live(migration, direction.opposite(), false).await?;
@@ -132,14 +144,17 @@ impl Course {
         }
         // A task that was stopped has its flow disabled until it watches again.
         flowing::set_live(migration, direction, true).await?;
-        Ok(Self { direction, flows, opposite, sequences, tables })
+        Ok(Self { direction, flows, opposite, sequences, staying, tables })
     }
 
-    /// For one that was interrupted: nothing is made, no sequence is set.
+    /// For one that was interrupted: nothing is made, no sequence is set, those of shards
+    /// that stay become what they were.
     fn load(migration: &Migration, direction: Direction) -> Result<Self> {
         let flows = migration.flows(direction)?;
         let opposite = migration.flows(direction.opposite())?;
-        Ok(Self { direction, flows, opposite, sequences: Sequences::none(), tables: Vec::new() })
+        let staying = transaction(|| kept::load(migration.id()))?;
+        let (sequences, tables) = (Sequences::none(), Vec::new());
+        Ok(Self { direction, flows, opposite, sequences, staying, tables })
     }
 
     fn switch<'a>(&'a self, migration: &'a Migration, id: i64, extent: Extent) -> Switch<'a> {
@@ -152,6 +167,7 @@ impl Course {
             flows: &self.flows,
             opposite: &self.opposite,
             sequences: &self.sequences,
+            staying: &self.staying,
             tables: &self.tables,
             publication: &migration.task.publication,
             extent,
@@ -171,7 +187,10 @@ async fn fence_all(migration: &Migration, tables: &[Table]) -> Result<()> {
             guard::put(&session, &migration.links, side, shard, tables).await?;
         }
     }
-    Ok(())
+    if migration.links.cluster(Side::Destination).staying.receive {
+        staying::guard(&migration.links, Side::Source, tables).await?;
+    }
+    staying::guard(&migration.links, Side::Destination, tables).await
 }
 
 /// Refuses to switch to shards whose schema is no longer the source's, or back to a source

@@ -18,6 +18,7 @@ use crate::state::flow::{self, Flow};
 use crate::state::table::{self, Table};
 use crate::state::task;
 use crate::state::wave::{self, Wave};
+use crate::worker::arrivals;
 use crate::worker::coordinator::{Shared, Snapshots};
 use crate::worker::migration::Migration;
 
@@ -108,8 +109,10 @@ pub async fn publish(
         let node = flow.shard_on(Side::Source);
         let session = migration.links.session(Side::Source, node).await?;
         let subscriber = flow.shard_on(Side::Destination);
-        let own: Vec<Table> =
-            tables.iter().filter(|t| t.comes_from(Side::Source, node)).cloned().collect();
+        // One that stays has what every shard has.
+        let stays = migration.links.cluster(Side::Destination).stays(subscriber);
+        let goes = |t: &&Table| t.comes_from(node) && (!stays || t.is_sharded(Side::Destination));
+        let own: Vec<Table> = tables.iter().filter(goes).cloned().collect();
         let filters = filter::of_publisher(filters, node)?;
         publication::create(&session, flow, &own, filters, subscriber).await?;
     }
@@ -167,7 +170,7 @@ async fn plan_parts(migration: &Migration, number: i32) -> Result<()> {
         let own: Vec<&Table> = tables
             .iter()
             .filter(|t| t.wave == Some(number) && t.status == "pending")
-            .filter(|t| t.comes_from(Side::Source, *node))
+            .filter(|t| t.comes_from(*node))
             .collect();
         async move { copy::measure(session, *node, &own).await }
     }))
@@ -236,8 +239,10 @@ async fn abandon(migration: &Migration, tables: &[Table], waves: &[Wave]) -> Res
         let finished = tables.iter().any(|t| t.wave == Some(former.wave) && t.is_copied());
         give_up(migration, former, finished, &unfinished).await?;
     }
+    let arrived: Vec<Table> = unfinished.iter().copied().cloned().collect();
+    arrivals::empty(migration, &arrived).await?;
     let mut shards: Vec<Connection> = Vec::new();
-    for endpoint in &links.cluster(Side::Destination).shards {
+    for endpoint in links.cluster(Side::Destination).joining() {
         shards.push(connect(endpoint, Purpose::Copy).await?);
     }
     copy::reset_tables(id, &unfinished, &shards).await?;

@@ -33,6 +33,8 @@ pub struct RigOptions {
     pub source_placement: Placement,
     /// How the application's rows are placed on the shards.
     pub placement: Placement,
+    /// Whether the source's shards are the first ones of the destination as well.
+    pub staying: bool,
     /// Whether this rig waits for its turn among the rigs of this machine.
     pub turns: bool,
 }
@@ -48,8 +50,14 @@ impl RigOptions {
             preload: true,
             source_placement: Placement::Hash,
             placement: Placement::Hash,
+            staying: false,
             turns: true,
         }
+    }
+
+    /// A source whose shards stay, and so many that join them.
+    pub fn staying(sources: usize, joining: usize) -> Self {
+        RigOptions { staying: true, ..RigOptions::several(sources, joining) }
     }
 
     /// A source of several shards, each with the library preloaded.
@@ -90,8 +98,11 @@ pub struct Rig {
     pub source: Server,
     /// The other shards of the source cluster, by number.
     pub nodes: Vec<Server>,
-    /// The servers that data is moved to, by shard number.
+    /// The servers that data is moved to, by shard number; where the source's shards stay,
+    /// those that join them.
     pub shards: Vec<Server>,
+    /// Whether the source's shards are the first ones of the destination as well.
+    pub staying: bool,
     /// How the application's rows are placed on the source's shards.
     pub source_placement: Placement,
     /// How the application's rows are placed on the shards.
@@ -141,6 +152,7 @@ impl Rig {
             source,
             nodes: servers,
             shards,
+            staying: options.staying,
             source_placement: options.source_placement,
             placement: options.placement,
             scratch,
@@ -154,6 +166,12 @@ impl Rig {
     /// The shards of the source cluster, by number.
     pub fn sources(&self) -> Vec<&Server> {
         self.nodes.iter().chain([&self.source]).collect()
+    }
+
+    /// The shards of the destination cluster, by number.
+    pub fn destination(&self) -> Vec<&Server> {
+        let staying = if self.staying { self.sources() } else { Vec::new() };
+        staying.into_iter().chain(&self.shards).collect()
     }
 
     /// The source, its other shards, then the shards.

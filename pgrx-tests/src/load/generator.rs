@@ -118,7 +118,7 @@ impl Load {
         let endpoints = Endpoints {
             source: Endpoint::of(&rig.source),
             sources: rig.sources().into_iter().map(Endpoint::of).collect(),
-            shards: rig.shards.iter().map(Endpoint::of).collect(),
+            shards: rig.destination().into_iter().map(Endpoint::of).collect(),
             placements: [rig.source_placement.clone(), rig.placement.clone()],
         };
         let (stop, stopped) = watch::channel(false);

@@ -6,11 +6,13 @@
 //! shards ([`tables`]).
 
 mod footprint;
+mod moved;
 mod record;
 mod schema;
 mod tables;
 
 pub use footprint::{helper_objects, Footprint};
-pub use record::{check_record, Verdict};
+pub use moved::compare_moved_when_quiet;
+pub use record::{check_record, check_record_but, Verdict};
 pub use schema::{dump, objects, run_script, same_schema};
 pub use tables::{compare, compare_when_quiet, fingerprint, Difference};

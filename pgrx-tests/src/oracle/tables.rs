@@ -29,7 +29,7 @@ impl fmt::Display for Difference {
 const EXAMPLES: usize = 5;
 
 /// All ordinary tables of the user, as (schema, name).
-const USER_TABLES: &str = "
+pub(super) const USER_TABLES: &str = "
 SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND c.relpersistence = 'p'
   AND n.nspname NOT IN ('reshard', 'pg_catalog', 'information_schema') ORDER BY 1, 2";
@@ -131,7 +131,10 @@ async fn rows_of(session: &Session, table: &str) -> Result<BTreeMap<String, i64>
     Ok(rows)
 }
 
-fn difference(expected: &BTreeMap<String, i64>, found: &BTreeMap<String, i64>) -> Option<String> {
+pub(super) fn difference(
+    expected: &BTreeMap<String, i64>,
+    found: &BTreeMap<String, i64>,
+) -> Option<String> {
     let short = |text: &str| text.chars().take(200).collect::<String>();
     let missing: Vec<String> = expected
         .iter()
@@ -155,7 +158,7 @@ fn difference(expected: &BTreeMap<String, i64>, found: &BTreeMap<String, i64>) -
     ))
 }
 
-async fn key_type(session: &Session, table: &str, key: &str) -> Result<Option<String>> {
+pub(super) async fn key_type(session: &Session, table: &str, key: &str) -> Result<Option<String>> {
     session
         .text(&format!(
             "SELECT format_type(atttypid, atttypmod) FROM pg_attribute

@@ -27,6 +27,7 @@ mod rows;
 mod schema;
 mod secrets;
 mod sequences;
+mod staying;
 mod stop_and_cancel;
 mod tls;
 mod verify;

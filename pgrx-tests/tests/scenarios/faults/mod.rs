@@ -16,10 +16,9 @@ use super::common::run_within;
 /// How long the network is cut for, in the table.
 const CUT: Duration = Duration::from_secs(20);
 
-fn options(sources: usize, shards: usize) -> RigOptions {
-    let mut options = RigOptions::several(sources, shards)
-        .source("reshard.cutover_timeout", "2s")
-        .source("reshard.drain_timeout", "1s");
+fn options(rig: RigOptions) -> RigOptions {
+    let mut options =
+        rig.source("reshard.cutover_timeout", "2s").source("reshard.drain_timeout", "1s");
     for (name, value) in [("wal_retrieve_retry_interval", "200ms"), ("autovacuum", "off")] {
         options = options.source(name, value).shard(name, value);
     }
@@ -55,9 +54,8 @@ async fn run_all(stage: &Stage, mut cases: Vec<Case>) -> Result<()> {
 /// Each moment of a cutover and of a rollback, with each of the faults. Needs a
 /// library that was built with failpoints. RESHARD_FAULTS takes the cases that contain
 /// its text, RESHARD_FAULTS_PART=2/5 the second fifth of those.
-async fn table(sources: usize, shards: usize, faults: &'static [Fault]) {
-    let options = options(sources, shards);
-    run_within(options, Duration::from_secs(10_800), move |rig| async move {
+async fn table(rig: RigOptions, faults: &'static [Fault]) {
+    run_within(options(rig), Duration::from_secs(10_800), move |rig| async move {
         let stage = Stage::set(rig, CUT).await?;
         stage.require_failpoints().await?;
         let mut cases = Vec::new();
@@ -97,19 +95,47 @@ fn part_of(cases: Vec<Case>, part: &str, faults: usize) -> Result<Vec<Case>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes an hour, and needs the library built with failpoints"]
 async fn every_fault_at_every_moment_ends_with_one_open_cluster_and_no_lost_write() {
-    table(1, 2, Fault::OF_ONE).await;
+    table(RigOptions::new(2), Fault::OF_ONE).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes an hour, and needs the library built with failpoints"]
 async fn every_fault_at_every_moment_of_two_to_three_ends_with_one_open_cluster() {
-    table(2, 3, Fault::OF_SEVERAL).await;
+    table(RigOptions::several(2, 3), Fault::OF_SEVERAL).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes an hour, and needs the library built with failpoints"]
+async fn every_fault_at_every_moment_where_two_shards_stay_and_two_join_ends_with_one_open_cluster()
+{
+    table(RigOptions::staying(2, 2), Fault::OF_SEVERAL).await;
+}
+
+/// As below, where two shards stay.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_kill_in_the_middle_of_a_cutover_where_shards_stay_loses_no_write() {
+    run_within(options(RigOptions::staying(2, 2)), Duration::from_secs(300), |rig| async move {
+        let stage = Stage::set(rig, Duration::from_secs(4)).await?;
+        let case = |way, hold, fault| Case { way, moment: Moment::Held(hold), fault };
+        let cases = vec![
+            case(Way::Forth, Hold::Lease, Fault::Node),
+            case(Way::Forth, Hold::Barrier, Fault::Worker),
+            case(Way::Forth, Hold::Commit, Fault::Source),
+            case(Way::Forth, Hold::Open, Fault::Node),
+            case(Way::Forth, Hold::Open, Fault::Source),
+            case(Way::Back, Hold::Lease, Fault::Shard),
+            case(Way::Back, Hold::Commit, Fault::Worker),
+            case(Way::Back, Hold::Commit, Fault::Node),
+        ];
+        run_all(&stage, cases).await
+    })
+    .await;
 }
 
 /// The same without failpoints: each moment is held by a lock of another session.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_kill_in_the_middle_of_a_cutover_ends_with_one_open_cluster_and_no_lost_write() {
-    run_within(options(1, 2), Duration::from_secs(300), |rig| async move {
+    run_within(options(RigOptions::new(2)), Duration::from_secs(300), |rig| async move {
         let stage = Stage::set(rig, Duration::from_secs(4)).await?;
         let case = |way, hold, fault| Case { way, moment: Moment::Held(hold), fault };
         let cases = vec![

@@ -11,6 +11,7 @@ use reshard_scenarios::wait::{wait_for, Seen};
 use reshard_scenarios::{Error, Migration, Result, Rig, Server};
 
 use super::super::common::{check_outcome, spread, KEY, STEP};
+use super::super::staying;
 use super::moment::{self, arm, at_failpoint, held, Moment, Reached};
 
 /// Which way traffic moves.
@@ -110,7 +111,9 @@ impl Stage {
         } else {
             spread(&rig, 200).await?;
         }
-        declare_at(&rig, KEY, &network.nodes(), &network.shards()).await?;
+        let staying = if rig.staying { network.nodes() } else { Vec::new() };
+        let shards: Vec<String> = staying.into_iter().chain(network.shards()).collect();
+        declare_at(&rig, KEY, &network.nodes(), &shards).await?;
         let migration = Migration::start(&rig, false).await?;
         migration.watch(&["replicating"], STEP).await?;
         Ok(Stage { rig, network, migration, cut })
@@ -170,7 +173,10 @@ impl Stage {
         self.check_fences(&active).await?;
         load.each_acknowledged_by_followers(3, STEP).await?;
         let outcome = load.finish().await?;
-        check_outcome(&self.rig, &outcome).await?;
+        match self.rig.staying {
+            true => staying::check(&self.rig, &outcome, false).await?,
+            false => check_outcome(&self.rig, &outcome).await?,
+        }
         self.forget_rows(&active).await?;
         Ok(Row { active, status, settled, rows: outcome.counts().acknowledged })
     }
@@ -319,7 +325,7 @@ impl Stage {
     async fn check_fences(&self, active: &str) -> Result<()> {
         for server in self.rig.servers() {
             let of_source = self.rig.sources().iter().any(|s| s.name() == server.name());
-            let of_active = of_source == (active == SOURCE);
+            let of_active = of_source && self.rig.staying || of_source == (active == SOURCE);
             let session = server.connect().await?;
             let written = session.execute("UPDATE settings SET stamp = stamp WHERE false").await;
             match written {
@@ -341,10 +347,11 @@ impl Stage {
     async fn forget_rows(&self, active: &str) -> Result<()> {
         let servers: Vec<&Server> = match active == SOURCE {
             true => self.rig.sources(),
-            false => self.rig.shards.iter().collect(),
+            false => self.rig.destination(),
         };
         for server in servers {
             let session = server.connect().await?;
+            session.execute("SET reshard.skip_moved_rows = on").await?;
             for table in Table::ALL {
                 session.execute(&format!("DELETE FROM {} WHERE owner <> 0", table.name())).await?;
             }

@@ -1,0 +1,95 @@
+//! Sequences of shards that are in both clusters: what they are while the source is active,
+//! and while the destination is.
+use serde::Deserialize;
+
+use crate::error::Result;
+use crate::pg::db::{self, Arg};
+use crate::remote::quote::literal;
+
+/// A row of `reshard.staying_sequence`.
+#[derive(Debug, Clone, Deserialize)]
+pub struct StayingSequence {
+    /// The shard's number in the source.
+    pub source_shard: u32,
+    /// Quoted, schema-qualified name.
+    pub name: String,
+    /// `pg_sequence.seqincrement` before a switch.
+    pub increment: i64,
+    /// `pg_sequence.seqmin` before a switch.
+    pub minimum: i64,
+    /// `pg_sequence.seqmax` before a switch.
+    pub maximum: i64,
+    /// `pg_sequence.seqstart` before a switch.
+    pub start: i64,
+    /// A value that it has handed out, or the first one to be: it goes on from there, by
+    /// its increment, where a switch is called off.
+    pub stands_at: i64,
+    /// What follows `ALTER SEQUENCE` for its part of the values after a switch.
+    pub divided: String,
+}
+
+impl StayingSequence {
+    /// What makes it what it was.
+    pub fn give_back(&self) -> String {
+        format!(
+            "ALTER SEQUENCE {} INCREMENT BY {} MINVALUE {} MAXVALUE {} START {}",
+            self.name, self.increment, self.minimum, self.maximum, self.start
+        )
+    }
+
+    /// What has it go on with its own values after the latest that was handed out.
+    pub fn go_on(&self) -> String {
+        format!(
+            "SELECT pg_catalog.setval(p.seqrelid::pg_catalog.regclass, greatest(p.seqmin, \
+                    least(p.seqmax, {0} + pg_catalog.ceil((s.last_value - {0}::numeric) \
+                                                          / p.seqincrement) * p.seqincrement))::bigint) \
+               FROM {1} AS s, pg_catalog.pg_sequence AS p WHERE p.seqrelid = {2}::pg_catalog.regclass",
+            self.stands_at,
+            self.name,
+            literal(&self.name)
+        )
+    }
+
+    /// What makes it a part of the destination's.
+    pub fn divide(&self) -> String {
+        format!("ALTER SEQUENCE {} {}", self.name, self.divided)
+    }
+}
+
+/// Those of a task.
+///
+/// # Errors
+/// SPI's.
+pub fn load(task: i64) -> Result<Vec<StayingSequence>> {
+    db::rows(
+        "SELECT pg_catalog.to_jsonb(s) FROM reshard.staying_sequence AS s WHERE s.task_id = $1 \
+          ORDER BY s.source_shard, s.name",
+        &[Arg::I64(task)],
+    )
+}
+
+/// Keeps what they are, in the place of what was kept before: before a switch.
+///
+/// # Errors
+/// SPI's.
+pub fn keep(task: i64, sequences: &[StayingSequence]) -> Result<()> {
+    db::execute("DELETE FROM reshard.staying_sequence WHERE task_id = $1", &[Arg::I64(task)])?;
+    for sequence in sequences {
+        db::execute(
+            "INSERT INTO reshard.staying_sequence (task_id, source_shard, name, increment, minimum, \
+                    maximum, start, stands_at, divided) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            &[
+                Arg::I64(task),
+                Arg::I32(sequence.source_shard as i32),
+                Arg::Text(&sequence.name),
+                Arg::I64(sequence.increment),
+                Arg::I64(sequence.minimum),
+                Arg::I64(sequence.maximum),
+                Arg::I64(sequence.start),
+                Arg::I64(sequence.stands_at),
+                Arg::Text(&sequence.divided),
+            ],
+        )?;
+    }
+    Ok(())
+}
