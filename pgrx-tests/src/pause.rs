@@ -2,7 +2,7 @@
 //! as the clients see it, and where the time inside the fence went.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::cluster::{Rig, RigOptions};
 use crate::error::{Error, Result};
@@ -16,11 +16,13 @@ use crate::Server;
 const STEP: Duration = Duration::from_secs(120);
 /// Switches, where RESHARD_SWITCHES says nothing else.
 const SWITCHES: u32 = 50;
-const SHARDS: usize = 4;
+/// Shards of the source and of the destination, where RESHARD_SHAPE says nothing else.
+const SHAPE: (usize, usize) = (1, 4);
 
 /// Runs all of it and prints the result.
 pub async fn bench() -> Result<()> {
-    let mut options = RigOptions::new(SHARDS);
+    let (sources, shards) = shape()?;
+    let mut options = RigOptions::several(sources, shards);
     for (name, value) in [("fsync", "on"), ("full_page_writes", "on")] {
         options = options.source(name, value).shard(name, value);
     }
@@ -33,20 +35,38 @@ pub async fn bench() -> Result<()> {
     outcome
 }
 
+/// As RESHARD_SHAPE says it: `2x4`.
+fn shape() -> Result<(usize, usize)> {
+    let Ok(text) = std::env::var("RESHARD_SHAPE") else { return Ok(SHAPE) };
+    let read = text.split_once('x').and_then(|(n, m)| Some((n.parse().ok()?, m.parse().ok()?)));
+    read.filter(|(n, m)| *n > 0 && *m > 0)
+        .ok_or_else(|| Error::Unexpected(format!("RESHARD_SHAPE is \"{text}\", not like 2x4")))
+}
+
 async fn measure(rig: &Arc<Rig>) -> Result<()> {
     let switches = std::env::var("RESHARD_SWITCHES").ok().and_then(|v| v.parse().ok());
     let switches = switches.unwrap_or(SWITCHES);
+    let (sources, shards) = (rig.sources().len(), rig.shards.len());
     let session = rig.source.connect().await?;
-    schema::create(&session).await?;
-    schema::seed(&session, 20_000).await?;
+    if sources > 1 {
+        schema::spread(rig, "tenant_id", 20_000).await?;
+    } else {
+        schema::create(&session).await?;
+        schema::seed(&session, 20_000).await?;
+    }
     declare(rig, "tenant_id").await?;
+    let began = Instant::now();
     let migration = Migration::start(rig, false).await?;
+    let called = began.elapsed();
     migration.watch(&["replicating"], STEP).await?;
+    println!(
+        "{sources} -> {shards}: {:.1} s for the call with its preflight, {:.1} s until phase replicating",
+        called.as_secs_f64(),
+        began.elapsed().as_secs_f64()
+    );
     let load = Load::start(rig, &LoadOptions { reads: true, ..LoadOptions::default() });
     load.each_acknowledged(100, STEP).await?;
-    println!(
-        "1 -> {SHARDS}, {switches} switches, 8 clients, reads and writes, flag read every 10 ms"
-    );
+    println!("{switches} switches, 8 clients, reads and writes, flag read every 10 ms");
     for number in 0..switches {
         match number % 2 {
             0 => migration.cutover(STEP).await?,
@@ -56,7 +76,7 @@ async fn measure(rig: &Arc<Rig>) -> Result<()> {
     }
     let outcome = load.finish().await?;
     let servers: Vec<&Server> = match switches % 2 {
-        0 => vec![&rig.source],
+        0 => rig.sources(),
         _ => rig.shards.iter().collect(),
     };
     let rows = check_record(&servers, &outcome).await?.into_result()?;

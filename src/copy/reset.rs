@@ -1,15 +1,15 @@
 //! Empties tables on the shards: what was copied, for another wave, and what
 //! extensions put there.
 use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::time::Duration;
 
 use futures::future::try_join_all;
 
-use crate::cluster::Cluster;
 use crate::copy::part;
 use crate::error::{Context, Result};
 use crate::pg::xact;
-use crate::remote::{self, blockers, quote, Connection, Purpose};
+use crate::remote::{blockers, quote, Connection, Purpose};
 use crate::state::{self, table::Table};
 
 /// How long a table is waited for: longer than a session of ours goes on that
@@ -162,14 +162,13 @@ pub async fn remove_arrivals(
 ///
 /// # Errors
 /// The shards'.
-pub async fn empty_extension_tables(shards: &Cluster, tables: &[Table]) -> Result<()> {
+pub async fn empty_extension_tables(shards: &[Rc<Connection>], tables: &[Table]) -> Result<()> {
     let waiting = tables.iter().filter(|t| t.status == "pending" && t.wave.is_none());
     let names: Vec<String> = waiting.map(Table::qualified).collect();
     if names.is_empty() {
         return Ok(());
     }
-    try_join_all(shards.joining().map(|shard| async {
-        let session = remote::connect(shard, Purpose::Copy).await?;
+    try_join_all(shards.iter().map(|session| async {
         let filled: Vec<String> = session
             .value(
                 "SELECT coalesce(array_agg(t.name), '{}') FROM unnest($1::text[]) AS t (name) \
@@ -179,10 +178,14 @@ pub async fn empty_extension_tables(shards: &Cluster, tables: &[Table]) -> Resul
                 &[&names],
             )
             .await?;
-        // Their own foreign keys and triggers have no say in it.
+        // Their own foreign keys and triggers have no say in it, nor has the fence.
+        let session_of_copy = quote::literal(Purpose::Copy.application_name());
         for name in filled {
             session
-                .batch(&format!("SET session_replication_role = replica; DELETE FROM ONLY {name}"))
+                .batch(&format!(
+                    "SET LOCAL application_name = {session_of_copy}; \
+                     SET LOCAL session_replication_role = replica; DELETE FROM ONLY {name}"
+                ))
                 .await?;
         }
         Ok(())

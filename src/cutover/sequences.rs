@@ -5,9 +5,10 @@
 //! The fence does not hold back a bare `nextval()`: a margin is left out for those
 //! that are called on the old cluster between here and the switch.
 use std::borrow::Borrow;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 
 use crate::cluster::{ShardNo, Side};
 use crate::cutover::lanes::{self, Limits, Position};
@@ -66,9 +67,7 @@ impl Sequences {
         let mut all = present_on_destination(links, list(&session, tables).await?).await?;
         for sequence in &mut all {
             if let Some(before) = kept.iter().find(|k| k.name == sequence.name) {
-                let (increment, cycle) = (before.increment, sequence.limits.cycle);
-                let (minimum, maximum) = (before.minimum, before.maximum);
-                sequence.limits = Limits { increment, minimum, maximum, cycle };
+                sequence.limits = Limits { cycle: sequence.limits.cycle, ..limits_of(before) };
             }
         }
         let read = all
@@ -425,23 +424,104 @@ impl Sequence {
     }
 }
 
-/// Makes the sequences of shards that stay what they are while the cluster of a side is
-/// active: each goes on with its own values, after all that it has handed out. Repeatable.
+/// Calls the division of sequences off, where a switch was called off: those of shards that
+/// stay become again what they are while the cluster of a side is active. All of that cluster
+/// go on with their own values behind whatever any of them has handed out meanwhile, when
+/// those that stay may have handed out values of others. Repeatable.
+///
+/// Each server by itself: one that is away does not leave the others as they are.
 ///
 /// # Errors
-/// The servers'.
+/// The servers'; it has to be repeated then.
 pub async fn give_back(links: &Links, side: Side, kept: &[StayingSequence]) -> Result<()> {
-    for node in links.cluster(Side::Destination).staying.shards.values() {
-        let own = kept.iter().filter(|k| k.source_shard == node.0);
-        let statements: Vec<String> = own
-            .flat_map(|kept| match side {
-                Side::Source => [kept.give_back(), kept.go_on()],
-                Side::Destination => [kept.divide(), kept.go_on()],
-            })
-            .collect();
-        set_all(&*links.session(Side::Source, *node).await?, &statements).await?;
+    let names: BTreeSet<&str> = kept.iter().map(|k| k.name.as_str()).collect();
+    if names.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let read: Vec<String> = (0..)
+        .zip(&names)
+        .map(|(nr, name)| format!("SELECT {nr}, last_value FROM {name}"))
+        .collect();
+    let read = read.join(" UNION ALL ");
+    let staying = &links.cluster(Side::Destination).staying.shards;
+    let servers: Vec<(Side, ShardNo)> = match side {
+        Side::Source => links.numbers(side).into_iter().map(|shard| (side, shard)).collect(),
+        Side::Destination => {
+            let same = staying.values().map(|node| (Side::Source, *node));
+            same.chain(links.numbers(side).into_iter().map(|shard| (side, shard))).collect()
+        }
+    };
+    let stand = join_all(servers.iter().map(|(side, shard)| {
+        let read = &read;
+        async move {
+            let session = links.session(*side, *shard).await?;
+            Ok::<_, Error>((session.text_rows(read).await?, session))
+        }
+    }))
+    .await;
+    let mut bounds = vec![None; names.len()];
+    for (rows, _) in stand.iter().flatten() {
+        for row in rows {
+            let field = |n: usize| row.get(n).and_then(|v| v.as_ref()?.parse::<i64>().ok());
+            let (Some(nr), Some(last)) = (field(0), field(1)) else {
+                return Err(Error::internal("a sequence has no value"));
+            };
+            let Some(kept) = names.iter().nth(nr as usize).and_then(|n| named(kept, n)) else {
+                continue;
+            };
+            let margin = gucs::SEQUENCE_MARGIN.get().unsigned_abs();
+            let position = Position { last, called: true };
+            let known = bounds.get(nr as usize).copied().flatten();
+            if let Some(bound) = bounds.get_mut(nr as usize) {
+                let limits = limits_of(kept);
+                *bound = limits.next(std::iter::once(position), margin).map(|next| {
+                    known.map_or(next, |k| if limits.is_before(k, next) { next } else { k })
+                });
+            }
+        }
+    }
+    let outcomes = servers.iter().zip(stand).map(|((of, shard), read)| {
+        let (names, bounds) = (&names, &bounds);
+        async move {
+            let (_, session) = read?;
+            let mut statements = Vec::new();
+            for (name, bound) in names.iter().zip(bounds) {
+                let own = kept
+                    .iter()
+                    .find(|k| k.name == **name && *of == Side::Source && k.source_shard == shard.0);
+                statements.extend(own.map(|own| match side {
+                    Side::Source => own.give_back(),
+                    Side::Destination => own.divide(),
+                }));
+                statements.extend(bound.map(|bound| go_on(name, own.map(|o| o.stands_at), bound)));
+            }
+            // On disk before anybody counts on it.
+            session.batch(&statements.join("; ")).await
+        }
+    });
+    join_all(outcomes).await.into_iter().collect()
+}
+
+/// What it hands out before a switch.
+fn limits_of(kept: &StayingSequence) -> Limits {
+    let StayingSequence { increment, minimum, maximum, .. } = *kept;
+    Limits { increment, minimum, maximum, cycle: false }
+}
+
+fn named<'k>(kept: &'k [StayingSequence], name: &str) -> Option<&'k StayingSequence> {
+    kept.iter().find(|k| k.name == name)
+}
+
+/// Has a sequence go on at `bound` or behind it, with its own values: so many increments from
+/// a value that it has handed out.
+fn go_on(name: &str, own: Option<i64>, bound: i128) -> String {
+    let own = own.map_or("s.last_value".to_owned(), |value| format!("({value})"));
+    format!(
+        "SELECT pg_catalog.setval(p.seqrelid::pg_catalog.regclass, greatest(p.seqmin, least(p.seqmax, \
+                {own} + pg_catalog.ceil((({bound}) - {own}::numeric) / p.seqincrement) * p.seqincrement))::bigint) \
+           FROM {name} AS s, pg_catalog.pg_sequence AS p WHERE p.seqrelid = {}::pg_catalog.regclass",
+        literal(name)
+    )
 }
 
 async fn apply(session: &Connection, settings: &Settings) -> Result<()> {

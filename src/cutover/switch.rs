@@ -337,15 +337,23 @@ impl Switch<'_> {
     /// The servers'; it has to be repeated then.
     pub async fn undo(&self) -> Result<()> {
         // A latch that was never touched needs no opening.
-        let opened = match self.at.get() >= Step::Latch {
-            true => fence::open_latch(self.links, self.from()).await,
-            false => Ok(()),
+        let open = async {
+            let opened = match self.at.get() >= Step::Latch {
+                true => fence::open_latch(self.links, self.from()).await,
+                false => Ok(()),
+            };
+            transaction(|| traffic::set_state(self.traffic, "open"))?;
+            opened
         };
-        transaction(|| traffic::set_state(self.traffic, "open"))?;
-        if self.at.get() >= Step::Sequences {
-            sequences::give_back(self.links, self.from(), self.staying).await?;
-        }
-        opened
+        // The writers are let go by now.
+        let give_back = async {
+            match self.at.get() >= Step::Sequences {
+                true => sequences::give_back(self.links, self.from(), self.staying).await,
+                false => Ok(()),
+            }
+        };
+        let (opened, given_back) = futures::join!(open, give_back);
+        opened.and(given_back)
     }
 
     fn note_dry_run(&self, expected: Duration) -> Result<()> {

@@ -213,11 +213,13 @@ pub fn connections(facts: &Facts<'_>) -> Vec<Finding> {
     let nodes = i64::from(facts.source.size());
     let building = i64::from(gucs::MAX_INDEX_BUILDS.get());
     let most = i64::from(gucs::MAX_SHARD_SESSIONS.get());
+    // Rows come to shards that stay as well, but no indexes are built there.
+    let coming = if staying(facts).receive { copying * nodes } else { 0 };
     limits(facts, move |i| Limit {
         check_name: "connections",
         setting: "max_connections",
         what: "free connections",
-        need: i.sources * (SESSIONS + if nodes > 1 { copying + 1 } else { 0 })
+        need: i.sources * (SESSIONS + coming + if nodes > 1 { copying + 1 } else { 0 })
             + i.destinations * (SESSIONS + (copying * nodes + building).min(most.max(nodes + 1))),
         used: i.facts.used_connections,
         max: i.facts.max_connections,

@@ -46,7 +46,7 @@ pub async fn all(facts: &mut Facts<'_>) {
         of_source(facts, &sessions, here).await;
     }
     of_shards(facts, &sessions).await;
-    free_space(facts).await;
+    free_space(facts, &sessions).await;
     if facts.verb.has_flows() {
         replication_connections(facts).await;
         ways_between(facts).await;
@@ -126,38 +126,32 @@ fn keep<T>(facts: &mut Facts<'_>, server: usize, read: Result<T>) -> Option<T> {
 }
 
 /// Asks the shards' machines for their free space; some don't let us.
-async fn free_space(facts: &mut Facts<'_>) {
-    let asked = facts.servers.iter().map(|server| async move {
-        match (&server.state, server.side) {
-            (ServerState::Known(_), Side::Destination) => space_of(server.endpoint).await.ok(),
-            _ => None,
-        }
-    });
-    let free = join_all(asked).await;
-    for (server, free) in facts.servers.iter_mut().zip(free) {
-        server.free_bytes = free;
+async fn free_space(facts: &mut Facts<'_>, sessions: &Sessions) {
+    let free = join_all(sessions.shards.iter().map(|(_, session)| space_of(session))).await;
+    for ((i, _), free) in sessions.shards.iter().zip(free) {
+        facts.servers[*i].free_bytes = free.ok();
     }
 }
 
 /// Free bytes where a server's data is. A server's folder is that of its data.
-async fn space_of(endpoint: &Endpoint) -> Result<i64> {
-    let session = remote::connect(endpoint, Purpose::Preflight).await?;
-    session
+async fn space_of(session: &Connection) -> Result<i64> {
+    let begun = session
         .batch(
-            "BEGIN; SET LOCAL statement_timeout = '5s'; \
+            "BEGIN READ WRITE; SET LOCAL statement_timeout = '5s'; \
              CREATE TEMPORARY TABLE reshard_space (line text) ON COMMIT DROP; \
              COPY pg_temp.reshard_space FROM PROGRAM 'df -P -k .'",
         )
-        .await?;
-    let bytes: i64 = session
-        .value(
-            "SELECT (regexp_match(line, '\\s\\d+\\s+\\d+\\s+(\\d+)\\s+\\d+%'))[1]::bigint * 1024 \
-               FROM pg_temp.reshard_space WHERE line ~ '\\d%' LIMIT 1",
-            &[],
-        )
-        .await?;
+        .await;
+    let bytes = match begun {
+        Ok(()) => {
+            let sql = "SELECT (regexp_match(line, '\\s\\d+\\s+\\d+\\s+(\\d+)\\s+\\d+%'))[1]::bigint * 1024 \
+                         FROM pg_temp.reshard_space WHERE line ~ '\\d%' LIMIT 1";
+            session.value(sql, &[]).await
+        }
+        Err(error) => Err(error),
+    };
     session.batch("ROLLBACK").await?;
-    Ok(bytes)
+    bytes
 }
 
 /// Lets the subscribers of both directions connect to their publishers.

@@ -4,7 +4,6 @@ use serde::Deserialize;
 
 use crate::error::Result;
 use crate::pg::db::{self, Arg};
-use crate::remote::quote::literal;
 
 /// A row of `reshard.staying_sequence`.
 #[derive(Debug, Clone, Deserialize)]
@@ -34,19 +33,6 @@ impl StayingSequence {
         format!(
             "ALTER SEQUENCE {} INCREMENT BY {} MINVALUE {} MAXVALUE {} START {}",
             self.name, self.increment, self.minimum, self.maximum, self.start
-        )
-    }
-
-    /// What has it go on with its own values after the latest that was handed out.
-    pub fn go_on(&self) -> String {
-        format!(
-            "SELECT pg_catalog.setval(p.seqrelid::pg_catalog.regclass, greatest(p.seqmin, \
-                    least(p.seqmax, {0} + pg_catalog.ceil((s.last_value - {0}::numeric) \
-                                                          / p.seqincrement) * p.seqincrement))::bigint) \
-               FROM {1} AS s, pg_catalog.pg_sequence AS p WHERE p.seqrelid = {2}::pg_catalog.regclass",
-            self.stands_at,
-            self.name,
-            literal(&self.name)
         )
     }
 

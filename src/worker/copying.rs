@@ -188,7 +188,9 @@ pub async fn prepare(migration: &Migration) -> Result<FiltersOf> {
     fence::shut_latch(links, Side::Destination).await?;
     let place = migration.place(Side::Destination);
     if migration.task.kind != Type::Replicate {
-        copy::empty_extension_tables(links.cluster(Side::Destination), &tables).await?;
+        let shards = links.sessions(Side::Destination).await?;
+        let sessions: Vec<_> = shards.into_iter().map(|(_, session)| session).collect();
+        copy::empty_extension_tables(&sessions, &tables).await?;
     }
     let shards = links.sessions(Side::Destination).await?;
     try_join_all(shards.iter().map(|(_, session)| async {

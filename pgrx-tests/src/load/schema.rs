@@ -1,5 +1,6 @@
 //! The application's schema: one table for each way a key can lie in a table.
 
+use crate::cluster::Rig;
 use crate::error::Result;
 use crate::session::Session;
 
@@ -66,4 +67,37 @@ pub async fn seed(session: &Session, size: u64) -> Result<()> {
         ))
         .await?;
     session.execute("ANALYZE").await
+}
+
+/// Creates and fills the tables on a source of several shards, each with its part of the rows
+/// and its own numbers of the sequence.
+pub async fn spread(rig: &Rig, key: &str, size: u64) -> Result<()> {
+    let sources = rig.sources();
+    for (number, source) in sources.iter().enumerate() {
+        let session = source.connect().await?;
+        create(&session).await?;
+        seed(&session, size).await?;
+        let count = sources.len();
+        let partitioned = rig.source_placement.partitioned(key, "bigint");
+        if let Some((table, _)) = &partitioned {
+            session.execute(table).await?;
+        }
+        for table in ["accounts", "orders", "events", "notes", "docs", "tickets", "journal"] {
+            let own = match &partitioned {
+                Some((_, columns)) => format!(
+                    "satisfies_hash_partition('pg_temp.placement'::regclass, {count}, {number}, {columns})"
+                ),
+                None => rig.source_placement.condition(key, number).unwrap_or_default(),
+            };
+            session.execute(&format!("DELETE FROM {table} WHERE NOT ({own})")).await?;
+        }
+        session
+            .execute(&format!(
+                "DROP TABLE IF EXISTS pg_temp.placement;
+                 ALTER SEQUENCE tickets_id_seq INCREMENT BY {count} RESTART {}",
+                size as usize + number
+            ))
+            .await?;
+    }
+    Ok(())
 }

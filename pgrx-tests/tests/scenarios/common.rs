@@ -75,40 +75,8 @@ pub async fn insert_only(rig: &Rig) -> Result<()> {
 /// The application on a source of several shards, each with its part of the rows and
 /// its own numbers of the sequence, and all declared.
 pub async fn application_of_several(rig: &Rig, size: u64) -> Result<()> {
-    spread(rig, size).await?;
+    schema::spread(rig, KEY, size).await?;
     declare(rig, KEY).await
-}
-
-/// The same, undeclared.
-pub async fn spread(rig: &Rig, size: u64) -> Result<()> {
-    let sources = rig.sources();
-    for (number, source) in sources.iter().enumerate() {
-        let session = source.connect().await?;
-        schema::create(&session).await?;
-        schema::seed(&session, size).await?;
-        let count = sources.len();
-        let partitioned = rig.source_placement.partitioned(KEY, "bigint");
-        if let Some((table, _)) = &partitioned {
-            session.execute(table).await?;
-        }
-        for table in ["accounts", "orders", "events", "notes", "docs", "tickets", "journal"] {
-            let own = match &partitioned {
-                Some((_, columns)) => format!(
-                    "satisfies_hash_partition('pg_temp.placement'::regclass, {count}, {number}, {columns})"
-                ),
-                None => rig.source_placement.condition(KEY, number).unwrap_or_default(),
-            };
-            session.execute(&format!("DELETE FROM {table} WHERE NOT ({own})")).await?;
-        }
-        session
-            .execute(&format!(
-                "DROP TABLE IF EXISTS pg_temp.placement;
-                 ALTER SEQUENCE tickets_id_seq INCREMENT BY {count} RESTART {}",
-                size as usize + number
-            ))
-            .await?;
-    }
-    Ok(())
 }
 
 /// Restarts a server without holding up the runtime.

@@ -10,7 +10,7 @@ use reshard_scenarios::migration::{declare_at, traffic, DESTINATION, SOURCE};
 use reshard_scenarios::wait::{wait_for, Seen};
 use reshard_scenarios::{Error, Migration, Result, Rig, Server};
 
-use super::super::common::{check_outcome, spread, KEY, STEP};
+use super::super::common::{check_outcome, KEY, STEP};
 use super::super::staying;
 use super::moment::{self, arm, at_failpoint, held, Moment, Reached};
 
@@ -109,7 +109,7 @@ impl Stage {
             schema::create(&session).await?;
             schema::seed(&session, 200).await?;
         } else {
-            spread(&rig, 200).await?;
+            schema::spread(&rig, KEY, 200).await?;
         }
         let staying = if rig.staying { network.nodes() } else { Vec::new() };
         let shards: Vec<String> = staying.into_iter().chain(network.shards()).collect();
