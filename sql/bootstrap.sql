@@ -582,15 +582,15 @@ CREATE TABLE reshard.staying_sequence (
     minimum bigint NOT NULL,
     maximum bigint NOT NULL,
     start bigint NOT NULL,
-    stands_at bigint NOT NULL,
-    divided text NOT NULL,
+    divided text,
+    opening text NOT NULL DEFAULT '',
     PRIMARY KEY (task_id, source_shard, name)
 );
 COMMENT ON TABLE reshard.staying_sequence IS
     'sequences of shards that are in both clusters, as they were before a switch gave each shard of the destination its part of the values';
-COMMENT ON COLUMN reshard.staying_sequence.stands_at IS
-    'one of its values: where a switch is called off it goes on with those that are a multiple of its increment away';
-COMMENT ON COLUMN reshard.staying_sequence.divided IS 'what follows ALTER SEQUENCE for its part';
+COMMENT ON COLUMN reshard.staying_sequence.divided IS 'what follows ALTER SEQUENCE for its part; null where each shard hands out the same values';
+COMMENT ON COLUMN reshard.staying_sequence.opening IS
+    'what the latest switch does about it before the shard takes writes again; written with its commit point';
 
 CREATE TABLE reshard.cutover_step (
     cutover_id bigint NOT NULL REFERENCES reshard.cutover (id) ON DELETE CASCADE,

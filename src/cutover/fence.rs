@@ -2,6 +2,7 @@
 //! as its session lives, and the latch, a sequence that holds for good.
 //!
 //! The trigger's side of both is `reshard.fence()` in sql/fence.sql.
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
@@ -225,27 +226,36 @@ pub async fn shut_latch_again(links: &Links, side: Side) -> Result<()> {
     }
 }
 
-/// Opens a cluster's latch and writes the flag on its shards, in one go. A shard that is
-/// away does not keep the others shut.
+/// Opens a cluster's latch and writes the flag on its shards, in one go; `before` is what
+/// some do first, in PL/pgSQL, unless they are open already. A shard that is away does not
+/// keep the others shut.
 ///
 /// # Errors
 /// The servers', once all have been asked.
 pub async fn open_with_flag(
     links: &Links,
     side: Side,
-    name: &str,
-    active: &str,
-    epoch: i64,
+    (name, active, epoch): (&str, &str, i64),
+    before: &BTreeMap<ShardNo, String>,
 ) -> Result<()> {
     let flag = flag(name, active, epoch);
     let flag = flag.as_str();
     links
         .each(side, members(links, side), |shard, session| async move {
             failpoint::reach_partly(Step::Open, shard.index()).await?;
-            let sql = format!("{flag}; {}", open(links, side, shard));
+            let before = before.get(&shard).map_or(String::new(), |work| while_shut(work));
+            let sql = format!("{before}{flag}; {}", open(links, side, shard));
             answers(&session, session.batch(&sql)).await
         })
         .await
+}
+
+/// Statements of PL/pgSQL that a shard runs as long as its latch is shut.
+fn while_shut(work: &str) -> String {
+    let body = format!(
+        "BEGIN IF (SELECT s.last_value FROM reshard.latch AS s) = {SHUT} THEN {work} END IF; END"
+    );
+    format!("DO {}; ", literal(&body))
 }
 
 /// Writes the flag on all shards of a side; a newer epoch is not overwritten.

@@ -5,20 +5,21 @@
 //! The fence does not hold back a bare `nextval()`: a margin is left out for those
 //! that are called on the old cluster between here and the switch.
 use std::borrow::Borrow;
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use futures::future::{join_all, try_join_all};
+use futures::future::try_join_all;
 
 use crate::cluster::{ShardNo, Side};
 use crate::cutover::lanes::{self, Limits, Position};
 use crate::cutover::{failpoint, Step};
 use crate::error::{Error, Result};
 use crate::gucs;
+use crate::pg::xact::transaction;
 use crate::remote::quote::literal;
 use crate::remote::{Connection, Links};
 use crate::state::options::SequencePolicy;
-use crate::state::staying::StayingSequence;
+use crate::state::staying::{self, StayingSequence};
 use crate::state::table::Table;
 
 /// A sequence as it is on the source.
@@ -174,19 +175,6 @@ impl Sequences {
         Ok(())
     }
 
-    /// Reads again where the sequences of shards that stay stand, before a switch back.
-    ///
-    /// # Errors
-    /// The servers'.
-    pub async fn read_staying(links: &Links, kept: &mut [StayingSequence]) -> Result<()> {
-        for sequence in kept {
-            let session = links.session(Side::Source, ShardNo(sequence.source_shard)).await?;
-            sequence.stands_at =
-                session.value(&format!("SELECT last_value FROM {}", sequence.name), &[]).await?;
-        }
-        Ok(())
-    }
-
     /// What the sequences of shards that stay are, and what part of the values each is to
     /// have: to be kept before a switch. The switch itself changes them, since clients use
     /// them until then.
@@ -207,12 +195,12 @@ impl Sequences {
                     &[&names],
                 )
                 .await?;
-            let positions = self.positions(&session).await?;
             let get = |e: tokio_postgres::Error| session.error(&e);
-            for ((sequence, row), position) in self.all.iter().zip(&rows).zip(positions) {
-                if !self.is_divided(sequence, Side::Destination) {
-                    continue;
-                }
+            for (sequence, row) in self.all.iter().zip(&rows) {
+                let divided = match self.is_divided(sequence, Side::Destination) {
+                    true => Some(sequence.divided(destination.size(), *shard, None)?),
+                    false => None,
+                };
                 out.push(StayingSequence {
                     source_shard: node.0,
                     name: sequence.name.clone(),
@@ -220,8 +208,8 @@ impl Sequences {
                     minimum: row.try_get(1).map_err(get)?,
                     maximum: row.try_get(2).map_err(get)?,
                     start: row.try_get(3).map_err(get)?,
-                    stands_at: position.last,
-                    divided: sequence.divided(destination.size(), *shard, None)?,
+                    divided,
+                    opening: String::new(),
                 });
             }
         }
@@ -271,35 +259,43 @@ impl Sequences {
         out
     }
 
-    /// Sets the shards' sequences to go on where the source's stopped; those that stay get
-    /// their part of the values here.
+    /// Sets the shards' sequences to go on where the source's stopped. Those of shards that
+    /// stay are in use until the switch, and are left to the step that opens these: returns
+    /// what it has to do.
     ///
     /// # Errors
     /// The servers'; 55000 where the source handed out more than was left for it.
-    pub async fn forward(&self, links: &Links, kept: &[StayingSequence]) -> Result<()> {
+    pub async fn forward(
+        &self,
+        links: &Links,
+        kept: &[StayingSequence],
+    ) -> Result<Vec<StayingSequence>> {
         if self.all.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let next = self.next(&links.sessions(Side::Source).await?).await?;
         let shards = links.sessions(Side::Destination).await?;
-        let staying = &links.cluster(Side::Destination).staying.shards;
-        try_join_all(links.members(Side::Destination).await?.iter().enumerate().map(
-            |(nr, (shard, session))| {
-                let node = staying.get(shard);
-                let own = kept.iter().filter(|k| node.is_some_and(|n| n.0 == k.source_shard));
-                let mut statements: Vec<String> = own.map(StayingSequence::divide).collect();
-                statements.extend(self.settings_on(*shard, &next).into_iter().map(|(_, sql)| sql));
-                async move {
-                    failpoint::reach_partly(Step::Sequences, nr).await?;
-                    set_all(session, &statements).await
-                }
-            },
-        ))
+        try_join_all(shards.iter().enumerate().map(|(nr, (shard, session))| {
+            let next = &next;
+            async move {
+                failpoint::reach_partly(Step::Sequences, nr).await?;
+                apply(session, &self.settings_on(*shard, next)).await
+            }
+        }))
         .await?;
-        match self.policy {
-            SequencePolicy::Blocks => self.still_before_blocks(&shards, &next).await,
-            _ => Ok(()),
+        if self.policy == SequencePolicy::Blocks {
+            self.still_before_blocks(&shards, &next).await?;
         }
+        let staying = &links.cluster(Side::Destination).staying;
+        let opening = |kept: &StayingSequence| {
+            let shard = staying.of_node(ShardNo(kept.source_shard))?;
+            let (sequence, next) = self.all.iter().zip(&next).find(|(s, _)| s.name == kept.name)?;
+            let lane = if kept.divided.is_some() { shard.0 } else { 0 };
+            let divide = kept.divided.iter().map(|d| format!("ALTER SEQUENCE {} {d};", kept.name));
+            let all: String = divide.chain([set_ahead(sequence, *next, lane)]).collect();
+            Some(StayingSequence { opening: all, ..kept.clone() })
+        };
+        Ok(kept.iter().filter_map(opening).collect())
     }
 
     /// A range begins behind one as large that is left to the source.
@@ -331,36 +327,45 @@ impl Sequences {
     ///
     /// # Errors
     /// The servers'.
-    pub async fn reverse(&self, links: &Links, kept: &[StayingSequence]) -> Result<()> {
+    pub async fn reverse(
+        &self,
+        links: &Links,
+        kept: &[StayingSequence],
+    ) -> Result<Vec<StayingSequence>> {
         if self.all.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let mut servers = links.sessions(Side::Destination).await?;
         let source = links.sessions(Side::Source).await?;
         servers.extend(source.iter().cloned());
         let next = self.next(&servers).await?;
         let read = try_join_all(source.iter().map(|(_, s)| self.positions(s))).await?;
-        let given_back = |shard: &ShardNo| {
-            let own = kept.iter().filter(|k| k.source_shard == shard.0);
-            own.map(StayingSequence::give_back).collect::<Vec<String>>()
-        };
-        let mut statements: Vec<Vec<String>> =
-            source.iter().map(|(shard, _)| given_back(shard)).collect();
+        let mut statements = vec![Vec::with_capacity(self.all.len()); source.len()];
+        let mut opening = Vec::new();
         for (nr, (sequence, next)) in self.all.iter().zip(&next).enumerate() {
             let lasts: Vec<i64> = read.iter().filter_map(|p| p.get(nr)).map(|p| p.last).collect();
             let begins = match self.is_divided(sequence, Side::Source) {
                 true => sequence.limits.apart(*next, &lasts),
                 false => vec![*next; lasts.len()],
             };
-            for (own, begin) in statements.iter_mut().zip(begins) {
-                own.push(set(sequence, begin, 0));
+            for (((shard, _), own), begin) in source.iter().zip(&mut statements).zip(begins) {
+                let here =
+                    |k: &&StayingSequence| k.source_shard == shard.0 && k.name == sequence.name;
+                match kept.iter().find(here) {
+                    // Its shard takes writes until the switch.
+                    Some(kept) => opening.push(StayingSequence {
+                        opening: give_back(kept) + &set_ahead(sequence, begin, 0),
+                        ..kept.clone()
+                    }),
+                    None => own.push(set(sequence, begin, 0)),
+                }
             }
         }
         try_join_all(
             source.iter().zip(&statements).map(|((_, session), own)| set_all(session, own)),
         )
         .await?;
-        Ok(())
+        Ok(opening)
     }
 
     /// For each sequence the first value that none of these servers has handed
@@ -424,104 +429,53 @@ impl Sequence {
     }
 }
 
-/// Calls the division of sequences off, where a switch was called off: those of shards that
-/// stay become again what they are while the cluster of a side is active. All of that cluster
-/// go on with their own values behind whatever any of them has handed out meanwhile, when
-/// those that stay may have handed out values of others. Repeatable.
-///
-/// Each server by itself: one that is away does not leave the others as they are.
+/// By shard of a side, what a switch has to do about the sequences of shards that stay
+/// before these take writes again, in PL/pgSQL.
 ///
 /// # Errors
-/// The servers'; it has to be repeated then.
-pub async fn give_back(links: &Links, side: Side, kept: &[StayingSequence]) -> Result<()> {
-    let names: BTreeSet<&str> = kept.iter().map(|k| k.name.as_str()).collect();
-    if names.is_empty() {
-        return Ok(());
+/// SPI's.
+pub fn of_opening(links: &Links, side: Side, task: i64) -> Result<BTreeMap<ShardNo, String>> {
+    let shards = &links.cluster(Side::Destination).staying.shards;
+    let mut out = BTreeMap::new();
+    if shards.is_empty() {
+        return Ok(out);
     }
-    let read: Vec<String> = (0..)
-        .zip(&names)
-        .map(|(nr, name)| format!("SELECT {nr}, last_value FROM {name}"))
-        .collect();
-    let read = read.join(" UNION ALL ");
-    let staying = &links.cluster(Side::Destination).staying.shards;
-    let servers: Vec<(Side, ShardNo)> = match side {
-        Side::Source => links.numbers(side).into_iter().map(|shard| (side, shard)).collect(),
-        Side::Destination => {
-            let same = staying.values().map(|node| (Side::Source, *node));
-            same.chain(links.numbers(side).into_iter().map(|shard| (side, shard))).collect()
-        }
-    };
-    let stand = join_all(servers.iter().map(|(side, shard)| {
-        let read = &read;
-        async move {
-            let session = links.session(*side, *shard).await?;
-            Ok::<_, Error>((session.text_rows(read).await?, session))
-        }
-    }))
-    .await;
-    let mut bounds = vec![None; names.len()];
-    for (rows, _) in stand.iter().flatten() {
-        for row in rows {
-            let field = |n: usize| row.get(n).and_then(|v| v.as_ref()?.parse::<i64>().ok());
-            let (Some(nr), Some(last)) = (field(0), field(1)) else {
-                return Err(Error::internal("a sequence has no value"));
-            };
-            let Some(kept) = names.iter().nth(nr as usize).and_then(|n| named(kept, n)) else {
-                continue;
-            };
-            let margin = gucs::SEQUENCE_MARGIN.get().unsigned_abs();
-            let position = Position { last, called: true };
-            let known = bounds.get(nr as usize).copied().flatten();
-            if let Some(bound) = bounds.get_mut(nr as usize) {
-                let limits = limits_of(kept);
-                *bound = limits.next(std::iter::once(position), margin).map(|next| {
-                    known.map_or(next, |k| if limits.is_before(k, next) { next } else { k })
-                });
-            }
-        }
+    let kept = transaction(|| staying::load(task))?;
+    for (shard, node) in shards {
+        let own = kept.iter().filter(|k| k.source_shard == node.0);
+        let number = if side == Side::Source { node } else { shard };
+        out.insert(*number, own.map(|k| k.opening.as_str()).collect());
     }
-    let outcomes = servers.iter().zip(stand).map(|((of, shard), read)| {
-        let (names, bounds) = (&names, &bounds);
-        async move {
-            let (_, session) = read?;
-            let mut statements = Vec::new();
-            for (name, bound) in names.iter().zip(bounds) {
-                let own = kept
-                    .iter()
-                    .find(|k| k.name == **name && *of == Side::Source && k.source_shard == shard.0);
-                statements.extend(own.map(|own| match side {
-                    Side::Source => own.give_back(),
-                    Side::Destination => own.divide(),
-                }));
-                statements.extend(bound.map(|bound| go_on(name, own.map(|o| o.stands_at), bound)));
-            }
-            // On disk before anybody counts on it.
-            session.batch(&statements.join("; ")).await
-        }
-    });
-    join_all(outcomes).await.into_iter().collect()
+    Ok(out)
+}
+
+/// What makes a sequence what it was, in PL/pgSQL.
+fn give_back(kept: &StayingSequence) -> String {
+    let StayingSequence { name, increment, minimum, maximum, start, .. } = kept;
+    match kept.divided {
+        None => String::new(),
+        Some(_) => format!(
+            "ALTER SEQUENCE {name} INCREMENT BY {increment} MINVALUE {minimum} MAXVALUE {maximum} \
+             START {start};"
+        ),
+    }
+}
+
+/// `setval` as [`set`] does it, in PL/pgSQL; not where the sequence is there already.
+fn set_ahead(sequence: &Sequence, next: i128, lane: u32) -> String {
+    let (value, called) = sequence.limits.setting(next, lane);
+    let before = if sequence.limits.increment > 0 { "<" } else { ">" };
+    format!(
+        "PERFORM pg_catalog.setval({}, {value}, {called}) FROM {} AS s WHERE s.last_value {before} {value};",
+        literal(&sequence.name),
+        sequence.name
+    )
 }
 
 /// What it hands out before a switch.
 fn limits_of(kept: &StayingSequence) -> Limits {
     let StayingSequence { increment, minimum, maximum, .. } = *kept;
     Limits { increment, minimum, maximum, cycle: false }
-}
-
-fn named<'k>(kept: &'k [StayingSequence], name: &str) -> Option<&'k StayingSequence> {
-    kept.iter().find(|k| k.name == name)
-}
-
-/// Has a sequence go on at `bound` or behind it, with its own values: so many increments from
-/// a value that it has handed out.
-fn go_on(name: &str, own: Option<i64>, bound: i128) -> String {
-    let own = own.map_or("s.last_value".to_owned(), |value| format!("({value})"));
-    format!(
-        "SELECT pg_catalog.setval(p.seqrelid::pg_catalog.regclass, greatest(p.seqmin, least(p.seqmax, \
-                {own} + pg_catalog.ceil((({bound}) - {own}::numeric) / p.seqincrement) * p.seqincrement))::bigint) \
-           FROM {name} AS s, pg_catalog.pg_sequence AS p WHERE p.seqrelid = {}::pg_catalog.regclass",
-        literal(name)
-    )
 }
 
 async fn apply(session: &Connection, settings: &Settings) -> Result<()> {

@@ -15,7 +15,7 @@ use crate::replication::{handoff, marker, subscription};
 use crate::state::flow::Flow;
 use crate::state::staying::StayingSequence;
 use crate::state::table::Table;
-use crate::state::{cutover, event, flow, table, task, traffic};
+use crate::state::{cutover, event, flow, staying, table, task, traffic};
 
 /// How long the marker of the last check may take; longer than that and the flow
 /// is too slow for a short pause.
@@ -219,10 +219,10 @@ impl Switch<'_> {
         // The markers travel while the sequences are set.
         self.begin(Step::Sequences).await?;
         let markers = marker::send(self.links, self.flows).await?;
-        match self.direction {
+        let opening = match self.direction {
             Direction::Forward => self.sequences.forward(self.links, self.staying).await?,
             Direction::Reverse => self.sequences.reverse(self.links, self.staying).await?,
-        }
+        };
         self.done().await?;
         self.begin(Step::Barrier).await?;
         futures::try_join!(
@@ -249,6 +249,9 @@ impl Switch<'_> {
             let epoch = traffic::switch(self.traffic, to, self.bounds.hold)?;
             cutover::set_epoch(self.id, epoch)?;
             flow::set_live(self.task_id, Some(self.direction.opposite()))?;
+            if !opening.is_empty() {
+                staying::keep(self.task_id, &opening)?;
+            }
             failpoint::reach_within(Step::Commit, Moment::Partial)?;
             Ok(epoch)
         })?;
@@ -270,7 +273,9 @@ impl Switch<'_> {
     /// there, also where one has gone away since the commit point.
     async fn open(&self, to: &str, epoch: i64) -> Result<()> {
         self.begin(Step::Open).await?;
-        let opened = fence::open_with_flag(self.links, self.to(), self.traffic, to, epoch).await;
+        let before = sequences::of_opening(self.links, self.to(), self.task_id)?;
+        let flag = (self.traffic, to, epoch);
+        let opened = fence::open_with_flag(self.links, self.to(), flag, &before).await;
         if opened.as_ref().err().is_none_or(Error::is_absence) {
             // A crash that loses it is recovered from by doing it again.
             transaction_async(|| traffic::set_state(self.traffic, "open"))?;
@@ -337,23 +342,12 @@ impl Switch<'_> {
     /// The servers'; it has to be repeated then.
     pub async fn undo(&self) -> Result<()> {
         // A latch that was never touched needs no opening.
-        let open = async {
-            let opened = match self.at.get() >= Step::Latch {
-                true => fence::open_latch(self.links, self.from()).await,
-                false => Ok(()),
-            };
-            transaction(|| traffic::set_state(self.traffic, "open"))?;
-            opened
+        let opened = match self.at.get() >= Step::Latch {
+            true => fence::open_latch(self.links, self.from()).await,
+            false => Ok(()),
         };
-        // The writers are let go by now.
-        let give_back = async {
-            match self.at.get() >= Step::Sequences {
-                true => sequences::give_back(self.links, self.from(), self.staying).await,
-                false => Ok(()),
-            }
-        };
-        let (opened, given_back) = futures::join!(open, give_back);
-        opened.and(given_back)
+        transaction(|| traffic::set_state(self.traffic, "open"))?;
+        opened
     }
 
     fn note_dry_run(&self, expected: Duration) -> Result<()> {

@@ -20,26 +20,12 @@ pub struct StayingSequence {
     pub maximum: i64,
     /// `pg_sequence.seqstart` before a switch.
     pub start: i64,
-    /// A value that it has handed out, or the first one to be: it goes on from there, by
-    /// its increment, where a switch is called off.
-    pub stands_at: i64,
-    /// What follows `ALTER SEQUENCE` for its part of the values after a switch.
-    pub divided: String,
-}
-
-impl StayingSequence {
-    /// What makes it what it was.
-    pub fn give_back(&self) -> String {
-        format!(
-            "ALTER SEQUENCE {} INCREMENT BY {} MINVALUE {} MAXVALUE {} START {}",
-            self.name, self.increment, self.minimum, self.maximum, self.start
-        )
-    }
-
-    /// What makes it a part of the destination's.
-    pub fn divide(&self) -> String {
-        format!("ALTER SEQUENCE {} {}", self.name, self.divided)
-    }
+    /// What follows `ALTER SEQUENCE` for its part of the values after a switch; none where
+    /// each shard hands out the same ones.
+    pub divided: Option<String>,
+    /// What the latest switch has to do about it before the shard takes writes again, as
+    /// statements of PL/pgSQL.
+    pub opening: String,
 }
 
 /// Those of a task.
@@ -63,7 +49,7 @@ pub fn keep(task: i64, sequences: &[StayingSequence]) -> Result<()> {
     for sequence in sequences {
         db::execute(
             "INSERT INTO reshard.staying_sequence (task_id, source_shard, name, increment, minimum, \
-                    maximum, start, stands_at, divided) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                    maximum, start, divided, opening) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
             &[
                 Arg::I64(task),
                 Arg::I32(sequence.source_shard as i32),
@@ -72,8 +58,8 @@ pub fn keep(task: i64, sequences: &[StayingSequence]) -> Result<()> {
                 Arg::I64(sequence.minimum),
                 Arg::I64(sequence.maximum),
                 Arg::I64(sequence.start),
-                Arg::I64(sequence.stands_at),
-                Arg::Text(&sequence.divided),
+                Arg::OptText(sequence.divided.as_deref()),
+                Arg::Text(&sequence.opening),
             ],
         )?;
     }

@@ -121,16 +121,15 @@ impl Course {
         if goes_back && spreads {
             Sequences::spread_source(&migration.links, &tables, policy).await?;
         }
-        let mut staying = match direction {
+        let kept = match direction {
             Direction::Forward => Vec::new(),
             Direction::Reverse => transaction(|| kept::load(id))?,
         };
-        let sequences = Sequences::load(&migration.links, &tables, policy, &staying).await?;
-        match direction {
-            Direction::Forward => staying = sequences.staying(&migration.links).await?,
-            Direction::Reverse => Sequences::read_staying(&migration.links, &mut staying).await?,
-        }
-        transaction(|| kept::keep(id, &staying))?;
+        let sequences = Sequences::load(&migration.links, &tables, policy, &kept).await?;
+        let staying = match direction {
+            Direction::Forward => sequences.staying(&migration.links).await?,
+            Direction::Reverse => kept,
+        };
         let flows = migration.flows(direction)?;
         let opposite = migration.flows(direction.opposite())?;
         flowing::set_live(migration, direction.opposite(), false).await?;
@@ -147,13 +146,11 @@ impl Course {
         Ok(Self { direction, flows, opposite, sequences, staying, tables })
     }
 
-    /// For one that was interrupted: nothing is made, no sequence is set, those of shards
-    /// that stay become what they were.
+    /// For one that was interrupted: nothing is made, no sequence is set.
     fn load(migration: &Migration, direction: Direction) -> Result<Self> {
         let flows = migration.flows(direction)?;
         let opposite = migration.flows(direction.opposite())?;
-        let staying = transaction(|| kept::load(migration.id()))?;
-        let (sequences, tables) = (Sequences::none(), Vec::new());
+        let (sequences, staying, tables) = (Sequences::none(), Vec::new(), Vec::new());
         Ok(Self { direction, flows, opposite, sequences, staying, tables })
     }
 
