@@ -7,7 +7,7 @@ use crate::cluster::{ShardNo, Side};
 use crate::error::Kind;
 use crate::preflight::facts::{Facts, Server, ServerFacts};
 use crate::preflight::finding::Finding;
-use crate::preflight::Verb;
+use crate::preflight::{staying, Verb};
 use crate::{copy, gucs};
 
 /// Sessions of ours on a server apart from copy and schema: steering, fence,
@@ -29,6 +29,7 @@ struct Instance<'a> {
 }
 
 fn instances<'a>(facts: &'a Facts<'_>) -> Vec<Instance<'a>> {
+    let staying = staying::found(facts);
     let mut by_system: BTreeMap<&str, Vec<(&Server<'_>, &ServerFacts)>> = BTreeMap::new();
     for (server, known) in facts.known() {
         by_system.entry(&known.system).or_default().push((server, known));
@@ -38,46 +39,33 @@ fn instances<'a>(facts: &'a Facts<'_>) -> Vec<Instance<'a>> {
         .filter_map(|members| {
             let (first, known) = members.first()?;
             let of = |side| members.iter().filter(|(s, _)| s.side == side).count() as i64;
-            let ends = |side| -> i64 {
-                let shards = members.iter().filter(|(s, _)| s.side == Side::Source);
-                let there = members.iter().filter(|(s, _)| s.side == Side::Destination);
-                match side {
-                    Side::Source => shards.map(|(s, _)| flows_from(facts, s)).sum(),
-                    Side::Destination => {
-                        shards.map(|(s, _)| flows_to(facts, s)).sum::<i64>()
-                            + there.count() as i64 * i64::from(facts.source.size())
-                    }
-                }
+            let nodes = || {
+                let own = members.iter().filter(|(s, _)| s.side == Side::Source);
+                own.map(|(s, _)| ShardNo(s.endpoint.shard))
             };
+            let (sources, destinations) = (of(Side::Source), of(Side::Destination));
+            let come: i64 = nodes().map(|node| flows_to(facts, &staying, node)).sum();
             Some(Instance {
                 name: first.endpoint.to_string(),
                 facts: known,
-                sources: of(Side::Source),
-                destinations: of(Side::Destination),
-                out: ends(Side::Source),
-                back: ends(Side::Destination),
+                sources,
+                destinations,
+                out: nodes().map(|node| flows_from(facts, &staying, node)).sum(),
+                back: come + destinations * i64::from(facts.source.size()),
             })
         })
         .collect()
 }
 
 /// Flows from a shard of the source.
-fn flows_from(facts: &Facts<'_>, node: &Server<'_>) -> i64 {
-    let staying = staying(facts);
-    let node = ShardNo(node.endpoint.shard);
+fn flows_from(facts: &Facts<'_>, staying: &Staying, node: ShardNo) -> i64 {
     facts.destination.numbers().filter(|shard| staying.has_flow(node, *shard)).count() as i64
 }
 
 /// Flows to a shard of the source that is one of the destination too.
-fn flows_to(facts: &Facts<'_>, node: &Server<'_>) -> i64 {
-    let staying = staying(facts);
-    let Some(shard) = staying.of_node(ShardNo(node.endpoint.shard)) else { return 0 };
+fn flows_to(facts: &Facts<'_>, staying: &Staying, node: ShardNo) -> i64 {
+    let Some(shard) = staying.of_node(node) else { return 0 };
     facts.source.numbers().filter(|other| staying.has_flow(*other, shard)).count() as i64
-}
-
-/// Which shards stay, and whether rows come to them.
-fn staying(facts: &Facts<'_>) -> Staying {
-    Staying { receive: super::staying::receive(facts), ..facts.destination.staying.clone() }
 }
 
 /// A shortage of something that a setting limits.
@@ -214,7 +202,7 @@ pub fn connections(facts: &Facts<'_>) -> Vec<Finding> {
     let building = i64::from(gucs::MAX_INDEX_BUILDS.get());
     let most = i64::from(gucs::MAX_SHARD_SESSIONS.get());
     // Rows come to shards that stay as well, but no indexes are built there.
-    let coming = if staying(facts).receive { copying * nodes } else { 0 };
+    let coming = if staying::receive(facts) { copying * nodes } else { 0 };
     limits(facts, move |i| Limit {
         check_name: "connections",
         setting: "max_connections",

@@ -164,7 +164,8 @@ async fn ways_between(facts: &mut Facts<'_>) {
         known(Side::Destination).flat_map(move |shard| [(shard, node), (node, shard)])
     });
     // Rows that move between shards that stay.
-    let between = known(Side::Source).filter(|_| staying::receive(facts)).flat_map(|node| {
+    let receive = staying::receive(facts);
+    let between = known(Side::Source).filter(|_| receive).flat_map(|node| {
         known(Side::Source).filter(move |other| other.shard != node.shard).map(move |o| (node, o))
     });
     let pairs = pairs.chain(between);

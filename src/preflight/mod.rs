@@ -178,6 +178,6 @@ pub fn check(
         findings: CHECKS.iter().flat_map(|check| check(&facts)).collect(),
         unfit_foreign_keys: table::unfit_foreign_keys(&facts),
         node: nodes::here(&facts),
-        staying: Staying { receive: staying::receive(&facts), ..destination.staying.clone() },
+        staying: staying::found(&facts),
     })
 }

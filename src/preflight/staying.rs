@@ -2,6 +2,7 @@
 //! go to others.
 use std::collections::BTreeMap;
 
+use crate::cluster::staying::Staying;
 use crate::cluster::{staying, Cluster, ShardNo, ShardingKey, Side};
 use crate::error::{Kind, Result};
 use crate::preflight::facts::{Facts, Table};
@@ -63,6 +64,11 @@ pub fn receive(facts: &Facts<'_>) -> bool {
             let [from, to] = keys(facts, table);
             !staying::none_arrives(facts.source, facts.destination, (from, to))
         })
+}
+
+/// The shards that stay, and whether rows may have to move to them.
+pub fn found(facts: &Facts<'_>) -> Staying {
+    Staying { receive: receive(facts), ..facts.destination.staying.clone() }
 }
 
 /// Shards that are in both clusters: which, and what can't be done with them.

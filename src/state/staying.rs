@@ -40,7 +40,7 @@ pub fn load(task: i64) -> Result<Vec<StayingSequence>> {
     )
 }
 
-/// Keeps what they are, in the place of what was kept before: before a switch.
+/// Keeps what they are, in the place of what was kept before: with the commit point of a switch.
 ///
 /// # Errors
 /// SPI's.
