@@ -71,8 +71,10 @@ async fn a_migration_between_servers_that_take_tls_alone_goes_there_and_back() {
         migration.watch(&["replicating"], STEP).await?;
         for server in rig.servers() {
             let session = server.connect().await?;
+            let what = format!("an encrypted session on {}", server.name());
+            wait_until(STEP, &what, || async { Ok(session.one::<i64>(ENCRYPTED).await? > 0) })
+                .await?;
             assert_eq!(session.one::<i64>(PLAIN).await?, 0, "{}", server.name());
-            assert!(session.one::<i64>(ENCRYPTED).await? > 0, "{}", server.name());
         }
         migration.cutover(STEP).await?;
         migration.rollback(STEP).await?;
