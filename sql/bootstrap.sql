@@ -450,7 +450,7 @@ COMMENT ON COLUMN reshard.copy_table.filter_columns IS 'columns that row_filter 
 COMMENT ON COLUMN reshard.copy_table.identity IS 'pg_class.relreplident as it was before the migration';
 COMMENT ON COLUMN reshard.copy_table.identity_index IS 'the index that was the replica identity, where identity is i';
 COMMENT ON COLUMN reshard.copy_table.status IS
-    'copied: all parts committed on all shards; ready: keys and indexes built too; rewritten: truncated or rewritten while it was copied, waits for the next wave';
+    'copied: all parts committed on all shards; ready: keys and indexes built too; rewritten: truncated or rewritten while it was copied, or rows of it came twice, waits for the next wave';
 
 CREATE TABLE reshard.copy_part (
     task_id bigint NOT NULL,

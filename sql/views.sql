@@ -143,14 +143,28 @@ SELECT p.task_id, p.source_shard, p.schema_name, p.table_name, p.parts, p.parts_
 COMMENT ON VIEW reshard.node_copies IS
     'progress of every table''s copy on each shard of the source that rows are copied from';
 
-CREATE VIEW reshard.removals AS
+CREATE VIEW reshard.own_removals AS
 SELECT r.task_id, r.source_shard, t.schema_name, t.table_name, r.rows,
        round(100.0 * least(r.blocks_done, r.blocks) / greatest(1, r.blocks), 2) AS percent,
-       r.started_at, r.finished_at
+       r.started_at, r.finished_at, r.table_id
   FROM reshard.removal AS r
   JOIN reshard.copy_table AS t ON t.task_id = r.task_id AND t.table_id = r.table_id;
+COMMENT ON VIEW reshard.own_removals IS
+    'rows deleted from shards of both clusters for tasks of this database';
+
+CREATE VIEW reshard.removals AS
+SELECT r.task_id, r.source_shard, r.schema_name, r.table_name, r.rows, r.percent, r.started_at,
+       r.finished_at, NULL::int AS node
+  FROM reshard.own_removals AS r
+UNION ALL
+SELECT r.task_id, r.source_shard, r.schema_name, r.table_name, r.rows, r.percent, r.started_at,
+       r.finished_at, n.shard
+  FROM reshard.mirrored_row AS m
+  JOIN reshard.coordinator AS n ON n.token = m.token
+ CROSS JOIN LATERAL jsonb_populate_record(NULL::reshard.own_removals, m.shown) AS r
+ WHERE m.view_name = 'removals';
 COMMENT ON VIEW reshard.removals IS
-    'rows that were deleted from shards of both clusters once they had moved away for good; where the task runs';
+    'rows that were deleted from shards of both clusters once they had moved away for good';
 
 CREATE VIEW reshard.own_copy_totals AS
 WITH summed AS (

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::future::try_join_all;
 
+use crate::cluster::ShardNo;
 use crate::copy::part;
 use crate::error::{Context, Result};
 use crate::pg::xact;
@@ -162,13 +163,16 @@ pub async fn remove_arrivals(
 ///
 /// # Errors
 /// The shards'.
-pub async fn empty_extension_tables(shards: &[Rc<Connection>], tables: &[Table]) -> Result<()> {
+pub async fn empty_extension_tables(
+    shards: &[(ShardNo, Rc<Connection>)],
+    tables: &[Table],
+) -> Result<()> {
     let waiting = tables.iter().filter(|t| t.status == "pending" && t.wave.is_none());
     let names: Vec<String> = waiting.map(Table::qualified).collect();
     if names.is_empty() {
         return Ok(());
     }
-    try_join_all(shards.iter().map(|session| async {
+    try_join_all(shards.iter().map(|(_, session)| async {
         let filled: Vec<String> = session
             .value(
                 "SELECT coalesce(array_agg(t.name), '{}') FROM unnest($1::text[]) AS t (name) \

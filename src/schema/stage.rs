@@ -170,19 +170,14 @@ impl Stage {
         all(self.shards.iter().map(|shard| self.run_of_table(shard, (schema, table), wanted))).await
     }
 
-    /// Runs what replication needs to find rows of these tables: primary keys,
+    /// Runs what replication needs to find rows of a table, on every shard: primary keys,
     /// unique constraints and indexes, replica identities.
     ///
     /// # Errors
     /// As [`Stage::run_phase`].
-    pub async fn run_identity_keys(&self, tables: &[(String, String)]) -> Result<()> {
-        all(self.shards.iter().map(|shard| async move {
-            for (schema, table) in tables {
-                self.run_of_table(shard, (schema, table), is_identity_key).await?;
-            }
-            Ok(())
-        }))
-        .await
+    pub async fn run_identity_keys(&self, schema: &str, table: &str) -> Result<()> {
+        let shards = self.shards.iter();
+        all(shards.map(|shard| self.run_of_table(shard, (schema, table), is_identity_key))).await
     }
 
     async fn run_of_table(

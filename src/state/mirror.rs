@@ -100,6 +100,13 @@ pub const VIEWS: &[View] = &[
         count: Count::Always("SELECT count(*) FROM reshard.flow AS f WHERE f.task_id = $1"),
     },
     View {
+        name: "removals",
+        changed: include_str!("mirror/removals.sql"),
+        pages: false,
+        of_tables: false,
+        count: Count::Never,
+    },
+    View {
         name: "cutovers",
         changed: include_str!("mirror/cutovers.sql"),
         pages: false,

@@ -152,6 +152,16 @@ pub fn set_ready(task: i64, table_id: i32) -> Result<()> {
     .map(|_| ())
 }
 
+/// Has a copied table wait for another wave.
+pub fn set_rewritten(task: i64, table_id: i32, cause: &str) -> Result<()> {
+    db::execute(
+        "UPDATE reshard.copy_table SET status = 'rewritten', error = $3 \
+          WHERE task_id = $1 AND table_id = $2 AND status = 'copied'",
+        &[Arg::I64(task), Arg::I32(table_id), Arg::Text(cause)],
+    )
+    .map(|_| ())
+}
+
 /// Sets the status of tables that are in another one.
 pub fn set_status(task: i64, from: &str, to: &str) -> Result<()> {
     db::execute(

@@ -32,6 +32,8 @@ pub struct Shared {
     /// Sessions that hold the snapshot of a task's current wave. They outlive a
     /// failed driver, so that a resumed copy goes on where it was.
     pub snapshots: RefCell<HashMap<i64, Snapshots>>,
+    /// How often a driver had a table of a task copied anew, since rows of it had come twice.
+    pub doubled: RefCell<HashMap<(i64, i32), u32>>,
 }
 
 /// The exported snapshots of a wave, one of each source shard.
@@ -73,7 +75,11 @@ pub extern "C-unwind" fn reshard_coordinator_main(arg: pg_sys::Datum) {
     if !shmem::register_coordinator(database, pid) {
         return;
     }
-    let shared = Rc::new(Shared { wake: Notify::new(), snapshots: RefCell::default() });
+    let shared = Rc::new(Shared {
+        wake: Notify::new(),
+        snapshots: RefCell::default(),
+        doubled: RefCell::default(),
+    });
     let runtime = match runtime::build() {
         Ok(runtime) => runtime,
         Err(error) => crate::pg::report::raise(error),

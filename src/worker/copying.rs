@@ -27,7 +27,7 @@ use crate::state::traffic;
 use crate::worker::coordinator::Shared;
 use crate::worker::migration::Migration;
 use crate::worker::watch::Watch;
-use crate::worker::{arrivals, flowing, waves};
+use crate::worker::{arrivals, doubled, flowing, waves};
 
 /// How often copied tables are looked for.
 const LOOK: Duration = Duration::from_millis(250);
@@ -44,17 +44,30 @@ const MARKER_TIMEOUT: Duration = Duration::from_secs(60);
 pub async fn run(migration: &Migration, shared: &Rc<Shared>, watch: &mut Watch) -> Result<()> {
     let id = migration.id();
     if migration.task.kind != Type::Reshard {
-        schema::install_helpers(migration.links.cluster(Side::Destination)).await?;
+        schema::install_helpers(&migration.links).await?;
     }
     let filters = prepare(migration).await?;
-    let copied = Cell::new(false);
     let work = async {
-        try_join!(rows(migration, shared, &filters, &copied), early_keys(migration, &copied))
-            .map(drop)
+        // Once more where the last keys have found that a table is to be copied anew.
+        loop {
+            let copied = Cell::new(false);
+            try_join!(
+                rows(migration, shared, &filters, &copied),
+                early_keys(migration, shared, &copied)
+            )?;
+            if is_copied(migration)? {
+                return Ok(());
+            }
+        }
     };
     watching_slots(migration, watch, work).await?;
     shared.snapshots.borrow_mut().remove(&id);
     Ok(())
+}
+
+/// Whether all tables have their rows.
+fn is_copied(migration: &Migration) -> Result<bool> {
+    Ok(migration.tables()?.iter().all(Table::is_copied))
 }
 
 /// Copies wave after wave until all tables are copied; says so in `copied`.
@@ -80,7 +93,7 @@ async fn rows(
                 waves::lose_snapshot(migration, shared, current)?;
             }
             copy::Finished::Rewritten(_) => {
-                waves::note(id, "tables were truncated or rewritten while they were copied")?;
+                waves::note(id, "tables have changed while they were copied, and are copied anew")?;
                 waves::lose_snapshot(migration, shared, current)?;
             }
         }
@@ -91,7 +104,7 @@ async fn rows(
 /// still are; what is missed is built in phase `schema_post`. A wave that has all
 /// of them begins to flow, so that its slots don't keep WAL until the last wave
 /// is copied.
-async fn early_keys(migration: &Migration, copied: &Cell<bool>) -> Result<()> {
+async fn early_keys(migration: &Migration, shared: &Shared, copied: &Cell<bool>) -> Result<()> {
     if migration.task.kind != Type::Reshard {
         return Ok(());
     }
@@ -109,8 +122,8 @@ async fn early_keys(migration: &Migration, copied: &Cell<bool>) -> Result<()> {
             if begun.insert(table.table_id) {
                 let (stage, table) = (&stage, table.clone());
                 building.push(async move {
-                    stage.run_table(&table.schema_name, &table.table_name).await?;
-                    Ok::<_, Error>(table.table_id)
+                    let built = stage.run_table(&table.schema_name, &table.table_name).await;
+                    (table, built)
                 });
             }
         }
@@ -127,10 +140,13 @@ async fn early_keys(migration: &Migration, copied: &Cell<bool>) -> Result<()> {
         tokio::pin!(look);
         loop {
             tokio::select! {
-                Some(built) = building.next() => {
-                    let table_id = built?;
-                    transaction(|| table::set_ready(id, table_id))?;
-                }
+                Some((table, built)) = building.next() => match built {
+                    Ok(()) => transaction(|| table::set_ready(id, table.table_id))?,
+                    Err(error) => {
+                        doubled::copy_anew(migration, shared, &table, error)?;
+                        begun.remove(&table.table_id);
+                    }
+                },
                 () = &mut look => break,
             }
             if building.is_empty() && copied.get() {
@@ -187,12 +203,10 @@ pub async fn prepare(migration: &Migration) -> Result<FiltersOf> {
     // The shards first: shut from the start.
     fence::shut_latch(links, Side::Destination).await?;
     let place = migration.place(Side::Destination);
-    if migration.task.kind != Type::Replicate {
-        let shards = links.sessions(Side::Destination).await?;
-        let sessions: Vec<_> = shards.into_iter().map(|(_, session)| session).collect();
-        copy::empty_extension_tables(&sessions, &tables).await?;
-    }
     let shards = links.sessions(Side::Destination).await?;
+    if migration.task.kind != Type::Replicate {
+        copy::empty_extension_tables(&shards, &tables).await?;
+    }
     try_join_all(shards.iter().map(|(_, session)| async {
         settle::tables(session, &tables, |_, _| Settings {
             place,
@@ -234,16 +248,17 @@ pub async fn prepare(migration: &Migration) -> Result<FiltersOf> {
 }
 
 /// Phase `schema_post`: keys, indexes and the rest, or what replication needs of
-/// them where the user brings the rest himself.
+/// them where the user brings the rest himself. False where tables are to be copied anew.
 ///
 /// # Errors
 /// Those of the schema stage; a slot that has lost WAL.
-pub async fn keys(migration: &Migration, watch: &mut Watch) -> Result<()> {
-    watching_slots(migration, watch, build_keys(migration)).await?;
-    transaction(|| table::set_status(migration.id(), "copied", "ready"))
+pub async fn keys(migration: &Migration, shared: &Rc<Shared>, watch: &mut Watch) -> Result<bool> {
+    watching_slots(migration, watch, build_keys(migration, shared)).await?;
+    transaction(|| table::set_status(migration.id(), "copied", "ready"))?;
+    is_copied(migration)
 }
 
-async fn build_keys(migration: &Migration) -> Result<()> {
+async fn build_keys(migration: &Migration, shared: &Shared) -> Result<()> {
     let links = &migration.links;
     let (source, destination) = (links.cluster(Side::Source), links.cluster(Side::Destination));
     match migration.task.kind {
@@ -257,9 +272,12 @@ async fn build_keys(migration: &Migration) -> Result<()> {
         Type::CopyData => {
             schema::plan(&migration.task, source, destination).await?;
             let stage = schema::Stage::open(migration.id(), destination).await?;
-            let names: Vec<(String, String)> =
-                migration.tables()?.into_iter().map(|t| (t.schema_name, t.table_name)).collect();
-            stage.run_identity_keys(&names).await?;
+            for table in migration.tables()? {
+                let built = stage.run_identity_keys(&table.schema_name, &table.table_name).await;
+                if let Err(error) = built {
+                    doubled::copy_anew(migration, shared, &table, error)?;
+                }
+            }
         }
         _ => {}
     }

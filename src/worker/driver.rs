@@ -30,6 +30,7 @@ pub async fn run(id: i64, shared: Rc<Shared>) {
     let mut tries = Tries::default();
     let mut auto = Auto::new();
     let mut watch = Watch::default();
+    shared.doubled.borrow_mut().retain(|(task, _), _| *task != id);
     loop {
         let began = Instant::now();
         let outcome = turn(id, &shared, &mut auto, &mut watch).await;

@@ -6,6 +6,7 @@ mod auto;
 pub mod coordinator;
 pub mod copy_worker;
 mod copying;
+mod doubled;
 mod driver;
 mod ending;
 mod flowing;

@@ -90,10 +90,10 @@ async fn migrate(
             copying::run(migration, shared, watch).await?;
             Phase::SchemaPost
         }
-        Phase::SchemaPost => {
-            copying::keys(migration, watch).await?;
-            Phase::CatchUp
-        }
+        Phase::SchemaPost => match copying::keys(migration, shared, watch).await? {
+            true => Phase::CatchUp,
+            false => Phase::Copy,
+        },
         Phase::CatchUp => {
             flowing::catch_up(migration, watch).await?;
             copying::check_foreign_keys(migration, watch).await?;
@@ -122,7 +122,7 @@ async fn migrate(
 
 async fn schema_pre(migration: &Migration) -> Result<()> {
     let destination = migration.links.cluster(crate::cluster::Side::Destination);
-    schema::install_helpers(destination).await?;
+    schema::install_helpers(&migration.links).await?;
     let source = migration.links.cluster(crate::cluster::Side::Source);
     schema::plan(&migration.task, source, destination).await?;
     schema::Stage::open(migration.id(), destination).await?.run_phase(schema::Phase::Pre).await
@@ -140,7 +140,7 @@ async fn schema_sync(task: &Task) -> Result<()> {
     }
     schema::plan(task, source, destination).await?;
     if !task.options.dry_run {
-        schema::install_helpers(destination).await?;
+        schema::install_helpers(&migration.links).await?;
         schema::Stage::open(task.id, destination).await?.run_phase(phase).await?;
     }
     transaction(|| task::finish(task.id, Status::Succeeded))

@@ -1,6 +1,6 @@
 //! Waves: tables that are copied under one snapshot of each source shard, into one set
 //! of slots. There is one, unless `reshard.wave_size` asks for more, or a snapshot was lost or a
-//! table rewritten in the middle of the copy.
+//! table rewritten in the middle of the copy, or rows of it came twice.
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
@@ -23,7 +23,7 @@ use crate::worker::coordinator::{Shared, Snapshots};
 use crate::worker::migration::Migration;
 
 /// Waves that may be given up before a copy fails: each one means that a snapshot
-/// was lost or a table rewritten.
+/// was lost, or a table rewritten or to be copied anew.
 const ABANDONED: i64 = 20;
 
 /// The wave to copy now: the one whose snapshot we hold, or a new one.
@@ -232,7 +232,7 @@ async fn abandon(migration: &Migration, tables: &[Table], waves: &[Wave]) -> Res
     let anew = unfinished.iter().filter(begun).count();
     if anew > 0 && transaction(|| wave::abandoned(id))? >= ABANDONED {
         return Err(Error::state(format!("the copy was begun anew {ABANDONED} times"))
-            .detail("Each time the snapshot was lost or a table was rewritten.")
+            .detail("Each time the snapshot was lost, or a table was rewritten or had rows twice.")
             .hint("See reshard.events for the causes."));
     }
     for former in open {

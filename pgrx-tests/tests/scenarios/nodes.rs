@@ -9,7 +9,7 @@ use reshard_scenarios::load::{Active, Load, LoadOptions};
 use reshard_scenarios::migration::PUBLICATION;
 use reshard_scenarios::oracle::{compare_when_quiet, helper_objects, Footprint};
 use reshard_scenarios::wait::{wait_for, Seen};
-use reshard_scenarios::{Migration, Result, Rig, RigOptions, Server, Session, Stop};
+use reshard_scenarios::{Error, Migration, Result, Rig, RigOptions, Server, Session, Stop};
 use tokio::sync::watch;
 
 use super::common::{application_of_several, check_outcome, restart, run, KEY, STEP};
@@ -401,6 +401,21 @@ CREATE TABLE parted_all PARTITION OF parted FOR VALUES FROM (MINVALUE) TO (MAXVA
 COMMENT ON CONSTRAINT parted_parent_fkey ON parted IS 'checked last';
 ";
 
+/// Returns once the coordinator's snapshot is taken, while that of the other node waits.
+async fn a_snapshot_on_the_coordinator_alone(rig: &Rig) -> Result<()> {
+    wait_for(STEP, "a snapshot on one node alone", || async {
+        let slots =
+            "SELECT count(*) FROM pg_replication_slots WHERE confirmed_flush_lsn IS NOT NULL";
+        let here: i64 = rig.source.connect().await?.one(slots).await?;
+        let there: i64 = rig.nodes[0].connect().await?.one(slots).await?;
+        Ok(match here > 0 && there == 0 {
+            true => Seen::Done(()),
+            false => Seen::NotYet(format!("{here} slots here, {there} there")),
+        })
+    })
+    .await
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn foreign_keys_between_rows_of_several_snapshots_are_checked_when_changes_flow() {
     several(2, 3, |rig| async move {
@@ -413,16 +428,7 @@ async fn foreign_keys_between_rows_of_several_snapshots_are_checked_when_changes
         // One node's snapshot waits for this; the other's is taken.
         node.execute("BEGIN; SELECT pg_current_xact_id()").await?;
         let migration = Migration::start(&rig, false).await?;
-        wait_for(STEP, "a snapshot on one node alone", || async {
-            let slots = "SELECT count(*) FROM pg_replication_slots WHERE confirmed_flush_lsn IS NOT NULL";
-            let here: i64 = coordinator.one(slots).await?;
-            let there: i64 = rig.nodes[0].connect().await?.one(slots).await?;
-            Ok(match here > 0 && there == 0 {
-                true => Seen::Done(()),
-                false => Seen::NotYet(format!("{here} slots here, {there} there")),
-            })
-        })
-        .await?;
+        a_snapshot_on_the_coordinator_alone(&rig).await?;
         on_all(rig.sources(), "INSERT INTO parents VALUES (9999)").await?;
         for table in ["children", "parted"] {
             rig.nodes[0].execute(&format!("INSERT INTO {table} VALUES ({tenant}, 1, 9999)")).await?;
@@ -441,6 +447,44 @@ async fn foreign_keys_between_rows_of_several_snapshots_are_checked_when_changes
             assert_eq!(shard.text(comment).await?.as_deref(), Some("checked last"));
         }
         Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_that_moves_between_nodes_while_snapshots_are_taken_is_copied_once() {
+    several(2, 3, |rig| async move {
+        application_of_several(&rig, 200).await?;
+        let visits = "CREATE TABLE visits (id bigint PRIMARY KEY, tenant_id bigint NOT NULL)";
+        on_all(rig.sources(), visits).await?;
+        let (node, coordinator) = (rig.nodes[0].connect().await?, rig.source.connect().await?);
+        // Of different shards of the source, and of one of the destination.
+        let tenant = |source: usize| {
+            let homes =
+                |t: i64| (rig.source_placement.shard_of(t, 2), rig.placement.shard_of(t, 3));
+            (1..100).find(|t| homes(*t) == (source, 1)).ok_or(Error::Unexpected("no tenant".into()))
+        };
+        let (before, after) = (tenant(0)?, tenant(1)?);
+        coordinator.execute(&format!("INSERT INTO visits VALUES (1, {before})")).await?;
+        // The other node's snapshot waits for this.
+        node.execute("BEGIN; SELECT pg_current_xact_id()").await?;
+        let migration = Migration::start(&rig, false).await?;
+        a_snapshot_on_the_coordinator_alone(&rig).await?;
+        coordinator.execute("DELETE FROM visits").await?;
+        rig.nodes[0].execute(&format!("INSERT INTO visits VALUES (1, {after})")).await?;
+        node.execute("COMMIT").await?;
+        migration.watch(&["replicating"], STEP).await?;
+        let anew = "SELECT message FROM reshard.events WHERE kind = 'copied_anew'";
+        let said = coordinator.column(anew).await?;
+        assert_eq!(said.len(), 1, "{said:?}");
+        assert!(said[0].contains("\"public\".\"visits\""), "{said:?}");
+        assert_eq!(
+            rig.shards[1].text("SELECT tenant_id FROM visits").await?,
+            Some(after.to_string())
+        );
+        migration.cutover(STEP).await?;
+        migration.rollback(STEP).await?;
+        compare_when_quiet(&rig, KEY, STEP).await
     })
     .await;
 }

@@ -9,7 +9,7 @@ use reshard_scenarios::oracle::{
     check_record_but, compare_moved_when_quiet, helper_objects, Footprint,
 };
 use reshard_scenarios::placement::Placement;
-use reshard_scenarios::wait::{wait_for, Seen};
+use reshard_scenarios::wait::{wait_for, wait_until, Seen};
 use reshard_scenarios::{Error, Migration, Result, Rig, RigOptions, Server, SqlError, Stop};
 
 use super::common::{application, application_of_several, restart, run, switch_thrice, KEY, STEP};
@@ -73,6 +73,17 @@ async fn complete_under_writers(rig: &Rig, migration: &Migration, load: Load) ->
     let unfinished =
         "SELECT count(*) FROM reshard.removals WHERE percent < 100 OR finished_at IS NULL";
     assert_eq!(session.one::<i64>(unfinished).await?, 0);
+    // The other shards of the source show the same.
+    let shown = format!(
+        "SELECT to_jsonb(r) - 'node' FROM reshard.removals AS r WHERE task_id = {} ORDER BY 1",
+        migration.id
+    );
+    let removals = session.column(&shown).await?;
+    for node in &rig.nodes {
+        let what = format!("{} to show what was removed", node.name());
+        let session = node.connect().await?;
+        wait_until(STEP, &what, || async { Ok(session.column(&shown).await? == removals) }).await?;
+    }
     Ok(())
 }
 
