@@ -4,6 +4,8 @@ COMMENT ON FUNCTION reshard_add_shard(text, integer, text) IS
     'declares a shard of a cluster, by number and connection string, and connects to it at once; while a migration uses it, replaces its connection string';
 COMMENT ON FUNCTION reshard_drop_shard(text, integer) IS
     'forgets a shard, and with the last one the cluster''s sharding keys; touches nothing on it';
+COMMENT ON FUNCTION reshard_clone_cluster(text, text) IS
+    'declares a cluster of the same shards as another one, with its sharding keys and mappings, to change it then';
 COMMENT ON FUNCTION reshard_set_sharding_key(text, text, text, regclass) IS
     'says by which column tables are spread over a cluster: all tables with that column, or one table alone';
 COMMENT ON FUNCTION reshard_set_sharding_key(text, text[], text, regclass) IS

@@ -2,6 +2,7 @@
 //! at once, write an intent, and wake a worker for after the commit.
 mod admin;
 mod argument;
+mod clone;
 mod control;
 mod ddl;
 mod elsewhere;

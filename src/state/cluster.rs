@@ -124,6 +124,40 @@ pub fn declare(endpoint: &Endpoint, database: &str) -> Result<bool> {
     Ok(true)
 }
 
+/// Keeps a declared shard as one of another cluster too, under the same number.
+///
+/// # Errors
+/// As [`declare`]; XX000 where it is not declared.
+pub fn declare_as(declared: &Endpoint, cluster: &str) -> Result<()> {
+    let database = database_of(declared)?
+        .ok_or_else(|| Error::internal(format!("{declared} is not declared")))?;
+    let same = Endpoint { cluster: cluster.to_owned(), ..declared.clone() };
+    declare(&same, &database).map(|_| ())
+}
+
+/// Gives a cluster without sharding keys those of another one, and the mappings of their values.
+///
+/// # Errors
+/// SPI's.
+pub fn clone_rules(cluster: &str, new: &str) -> Result<()> {
+    let names = [Arg::Text(cluster), Arg::Text(new)];
+    db::execute(
+        "INSERT INTO reshard.sharding_rule \
+                (cluster_name, rule_no, column_names, method, schema_name, table_name) \
+         SELECT $2, r.rule_no, r.column_names, r.method, r.schema_name, r.table_name \
+           FROM reshard.sharding_rule AS r WHERE r.cluster_name = $1",
+        &names,
+    )?;
+    db::execute(
+        "INSERT INTO reshard.key_mapping \
+                (cluster_name, column_name, mapping_no, kind, value, lower_bound, upper_bound, shard) \
+         SELECT $2, m.column_name, m.mapping_no, m.kind, m.value, m.lower_bound, m.upper_bound, m.shard \
+           FROM reshard.key_mapping AS m WHERE m.cluster_name = $1",
+        &names,
+    )
+    .map(|_| ())
+}
+
 /// Keeps another connection string for a declared shard.
 ///
 /// # Errors

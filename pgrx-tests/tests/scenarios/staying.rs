@@ -175,6 +175,62 @@ async fn tenants_move_from_one_shard_that_stays_to_another_under_writers() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_moves_to_a_cluster_that_was_declared_by_the_present_one() {
+    run(RigOptions::staying(2, 0).placed(list(false), list(false)), |rig| async move {
+        application_of_several(&rig, 1_000).await?;
+        let session = rig.source.connect().await?;
+        let tenant: i64 = rig.nodes[0]
+            .connect()
+            .await?
+            .one("SELECT tenant_id FROM orders GROUP BY 1 ORDER BY count(*) DESC, 1 LIMIT 1")
+            .await?;
+        let counts = |rig: Arc<Rig>| async move {
+            let mut counts = Vec::new();
+            for server in rig.sources() {
+                let count = "SELECT count(*) FROM orders";
+                let own = format!("{count} WHERE tenant_id = {tenant}");
+                let session = server.connect().await?;
+                counts.push((session.one::<i64>(&own).await?, session.one::<i64>(count).await?));
+            }
+            Ok::<_, Error>(counts)
+        };
+        let before = counts(Arc::clone(&rig)).await?;
+        assert!(before[0].0 > 0 && before[1].0 == 0, "{before:?}");
+
+        for (call, code) in [
+            ("reshard_clone_cluster('nowhere', 'prod_b')", "42704"),
+            ("reshard_clone_cluster('prod', 'prod_sharded')", "42710"),
+            ("reshard_clone_cluster('prod', ' ')", "22023"),
+            ("reshard_clone_cluster('prod', NULL)", "22004"),
+        ] {
+            let error = refused(&rig.source, &format!("SELECT {call}")).await?;
+            assert_eq!(error.code.as_deref(), Some(code), "{call}: {error}");
+        }
+        session.execute("SELECT reshard_clone_cluster('prod', 'prod_b')").await?;
+        let placements = |cluster| {
+            format!("SELECT to_jsonb(p) - 'cluster' FROM reshard.placements AS p WHERE cluster = '{cluster}' ORDER BY 1")
+        };
+        assert_eq!(session.column(&placements("prod")).await?, session.column(&placements("prod_b")).await?);
+        session.execute(&format!("SELECT reshard_unmap_values('prod_b', 'tenant_id', '{{{tenant}}}')")).await?;
+        session.execute(&format!("SELECT reshard_map_values('prod_b', 'tenant_id', '{{{tenant}}}', 1)")).await?;
+        let migration = Migration::call(
+            &rig,
+            &format!(
+                "SELECT reshard_start('{SOURCE}', 'prod_b', '{PUBLICATION}', true, '{{\"staying_shards\": true}}')"
+            ),
+        )
+        .await?;
+        migration.watch(&["switched"], STEP).await?;
+        migration.complete(STEP).await?;
+        let after = counts(Arc::clone(&rig)).await?;
+        let moved = before[0].0;
+        assert_eq!(after, [(0, before[0].1 - moved), (moved, before[1].1 + moved)]);
+        Ok(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_shards_become_three_by_hash_and_rows_move_between_those_that_stay() {
     run(RigOptions::staying(2, 1), |rig| async move {
         application_of_several(&rig, 2_000).await?;
