@@ -8,7 +8,7 @@ use reshard_scenarios::cluster::PASSWORD;
 use reshard_scenarios::load::{Active, Load, LoadOptions};
 use reshard_scenarios::migration::PUBLICATION;
 use reshard_scenarios::oracle::{compare_when_quiet, helper_objects, Footprint};
-use reshard_scenarios::wait::{wait_for, Seen};
+use reshard_scenarios::wait::{wait_for, wait_until, Seen};
 use reshard_scenarios::{Error, Migration, Result, Rig, RigOptions, Server, Session, Stop};
 use tokio::sync::watch;
 
@@ -484,6 +484,116 @@ async fn a_row_that_moves_between_nodes_while_snapshots_are_taken_is_copied_once
         );
         migration.cutover(STEP).await?;
         migration.rollback(STEP).await?;
+        compare_when_quiet(&rig, KEY, STEP).await
+    })
+    .await;
+}
+
+/// A tenant, with the number of its shard in each cluster.
+#[derive(Debug, Clone, Copy)]
+struct Home {
+    tenant: i64,
+    source: usize,
+    destination: usize,
+}
+
+/// One transaction that writes a row for each of both tenants, where it is at home: prepared on
+/// both shards before it is committed on either.
+async fn commit_on_both(servers: [&Server; 2], homes: [Home; 2], id: u64) -> Result<()> {
+    let sessions = [servers[0].connect().await?, servers[1].connect().await?];
+    for (n, (session, home)) in sessions.iter().zip(homes).enumerate() {
+        let part = format!(
+            "BEGIN; INSERT INTO pairs VALUES ({id}, {}); PREPARE TRANSACTION 'pair {id}'",
+            home.tenant
+        );
+        if let Err(error) = session.execute(&part).await {
+            if n == 1 {
+                sessions[0].execute(&format!("ROLLBACK PREPARED 'pair {id}'")).await?;
+            }
+            return Err(error);
+        }
+    }
+    for session in &sessions {
+        session.execute(&format!("COMMIT PREPARED 'pair {id}'")).await?;
+    }
+    Ok(())
+}
+
+/// Commits such transactions on the active cluster until told to stop; how many.
+async fn write_pairs(rig: Arc<Rig>, homes: [Home; 2], stop: watch::Receiver<bool>) -> Result<u64> {
+    const PAUSE: Duration = Duration::from_millis(5);
+    let (mut written, mut moved) = (0, false);
+    while !*stop.borrow() {
+        let cluster = if moved { rig.destination() } else { rig.sources() };
+        let servers = homes.map(|h| cluster[if moved { h.destination } else { h.source }]);
+        match commit_on_both(servers, homes, written).await {
+            Ok(()) => written += 1,
+            Err(error) if error.sqlstate() == Some("25006") => moved = !moved,
+            Err(error) => {
+                println!("transaction {written}: {error}");
+                return Err(error);
+            }
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(written)
+}
+
+/// The numbers of such transactions, once for each row, sorted.
+async fn pairs_on(servers: &[&Server]) -> Result<Vec<String>> {
+    let mut ids = Vec::new();
+    for server in servers {
+        ids.extend(server.connect().await?.column("SELECT id FROM pairs").await?);
+    }
+    ids.sort();
+    Ok(ids)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_of_two_nodes_keep_the_part_of_each() {
+    const PREPARED: (&str, &str) = ("max_prepared_transactions", "10");
+    let options = RigOptions::several(2, 3).source(PREPARED.0, PREPARED.1);
+    run(options.shard(PREPARED.0, PREPARED.1), |rig| async move {
+        application_of_several(&rig, 200).await?;
+        let pairs = "CREATE TABLE pairs (id bigint, tenant_id bigint, PRIMARY KEY (id, tenant_id))";
+        on_all(rig.sources(), pairs).await?;
+        let home = |source: usize| {
+            let homes = (1..100).map(|tenant| Home {
+                tenant,
+                source: rig.source_placement.shard_of(tenant, 2),
+                destination: rig.placement.shard_of(tenant, 3),
+            });
+            let found = homes.into_iter().find(|h| h.source == source && h.destination == source);
+            found.ok_or(Error::Unexpected("no tenant".to_owned()))
+        };
+        let homes = [home(0)?, home(1)?];
+        let (stop, stopped) = watch::channel(false);
+        let writer = tokio::spawn(write_pairs(Arc::clone(&rig), homes, stopped));
+        let migration = Migration::start(&rig, false).await?;
+        migration.watch(&["replicating"], STEP).await?;
+        for (switch, cluster) in [
+            ("cutover", rig.destination()),
+            ("rollback", rig.sources()),
+            ("cutover", rig.destination()),
+        ] {
+            match switch {
+                "cutover" => migration.cutover(STEP).await?,
+                _ => migration.rollback(STEP).await?,
+            }
+            let before = pairs_on(&cluster).await?.len();
+            wait_until(STEP, "transactions on the active cluster", || async {
+                assert!(!writer.is_finished(), "the writer has ended");
+                Ok(pairs_on(&cluster).await?.len() > before + 20)
+            })
+            .await?;
+        }
+        stop.send_replace(true);
+        let written = writer.await.map_err(|e| Error::Unexpected(e.to_string()))??;
+        let mut all: Vec<String> =
+            (0..written).flat_map(|n| [n.to_string(), n.to_string()]).collect();
+        all.sort();
+        println!("{written} transactions of two nodes");
+        assert_eq!(pairs_on(&rig.destination()).await?, all);
         compare_when_quiet(&rig, KEY, STEP).await
     })
     .await;
