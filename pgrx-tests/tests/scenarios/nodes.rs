@@ -599,17 +599,35 @@ async fn transactions_of_two_nodes_keep_the_part_of_each() {
     .await;
 }
 
-/// Kills another node in a phase; the migration goes on by itself.
-async fn kill_in(phases: &'static [&'static str]) {
+/// Kills a server as soon as each phase is seen, and after each switch; the migration goes on by
+/// itself.
+async fn kill_in_each_phase(victim: fn(&Rig) -> &Server) {
+    const PHASES: [&str; 5] = ["schema_pre", "copy", "schema_post", "catch_up", "replicating"];
     several(2, 3, move |rig| async move {
         application_of_several(&rig, 60_000).await?;
         on_all(rig.sources(), OMNI_TABLES).await?;
         let load = Load::start(&rig, &writers());
+        let kill = || {
+            let server = victim(&rig);
+            tokio::task::block_in_place(|| server.kill9().and_then(|()| server.start()))
+        };
         let migration = Migration::start(&rig, false).await?;
-        let seen = migration.watch(phases, STEP).await?;
-        println!("killed in phase {}", seen.phase);
-        tokio::task::block_in_place(|| rig.nodes[0].kill9().and_then(|()| rig.nodes[0].start()))?;
+        let mut killed = Vec::new();
+        for at in 0..PHASES.len() {
+            let seen = migration.watch(&PHASES[at..], STEP).await?;
+            if !killed.contains(&seen.phase) {
+                kill()?;
+                killed.push(seen.phase);
+            }
+        }
+        println!("killed in {}", killed.join(", "));
         migration.watch(&["replicating"], STEP).await?;
+        load.each_acknowledged(10, STEP).await?;
+        migration.cutover(STEP).await?;
+        kill()?;
+        load.each_acknowledged(10, STEP).await?;
+        migration.rollback(STEP).await?;
+        kill()?;
         load.each_acknowledged(10, STEP).await?;
         migration.cutover(STEP).await?;
         load.each_acknowledged(10, STEP).await?;
@@ -621,13 +639,18 @@ async fn kill_in(phases: &'static [&'static str]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_node_does_not_stop_the_copy() {
-    kill_in(&["copy", "schema_post", "catch_up", "replicating"]).await;
+async fn a_node_that_is_killed_in_each_phase_does_not_stop_the_migration() {
+    kill_in_each_phase(|rig| &rig.nodes[0]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_node_does_not_stop_the_replication() {
-    kill_in(&["replicating"]).await;
+async fn a_coordinator_that_is_killed_in_each_phase_does_not_stop_the_migration() {
+    kill_in_each_phase(|rig| &rig.source).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_shard_that_is_killed_in_each_phase_does_not_stop_the_migration() {
+    kill_in_each_phase(|rig| &rig.shards[1]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
