@@ -5,6 +5,9 @@
 //! lowercase fact, the detail full sentences of facts, the hint what to do.
 use std::fmt;
 
+/// unique_violation
+pub const UNIQUE_VIOLATION: &str = "23505";
+
 /// What an error is about; decides SQLSTATE and retry.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {

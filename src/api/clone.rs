@@ -1,8 +1,8 @@
 //! Declaring a cluster as another one is, to change it then: one that grows, or whose keys move.
 use pgrx::prelude::*;
 
-use crate::api::admin;
 use crate::api::argument::given;
+use crate::api::{admin, shards};
 use crate::error::{Error, Kind, Result};
 use crate::pg::report::or_raise;
 use crate::remote::quote::literal;
@@ -22,9 +22,7 @@ fn reshard_clone_cluster(cluster: Option<&str>, new_cluster: Option<&str>) {
 
 fn clone_cluster(name: &str, new: &str) -> Result<()> {
     admin::require()?;
-    if new.trim().is_empty() {
-        return Err(Error::argument("cluster name must not be empty"));
-    }
+    shards::require_name(new)?;
     // As a migration would find it: without gaps.
     let original = cluster::load(name)?;
     if !cluster::endpoints(new)?.is_empty() || !cluster::rules(new)?.is_empty() {

@@ -30,9 +30,7 @@ fn reshard_add_shard(cluster: Option<&str>, shard: Option<i32>, conninfo: Option
 
 fn add_shard(name: &str, shard: i32, conninfo: &str) -> Result<()> {
     admin::require()?;
-    if name.trim().is_empty() {
-        return Err(Error::argument("cluster name must not be empty"));
-    }
+    require_name(name)?;
     let number = u32::try_from(shard).map_err(|_| {
         Error::argument(format!("shard number {shard} is negative"))
             .hint("Shards are numbered from 0.")
@@ -47,6 +45,17 @@ fn add_shard(name: &str, shard: i32, conninfo: &str) -> Result<()> {
         notice!("{endpoint} is declared so already");
     }
     Ok(())
+}
+
+/// A cluster that is declared has a name.
+///
+/// # Errors
+/// 22023 where it is empty.
+pub(super) fn require_name(cluster: &str) -> Result<()> {
+    match cluster.trim() {
+        "" => Err(Error::argument("cluster name must not be empty")),
+        _ => Ok(()),
+    }
 }
 
 /// Where a connection string has led to.

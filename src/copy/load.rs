@@ -5,15 +5,12 @@ use futures::SinkExt;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_postgres::Statement;
 
-use crate::error::{Error, Kind, Result};
+use crate::error::{Error, Kind, Result, UNIQUE_VIOLATION};
 use crate::pg::encode::Format;
 use crate::remote::{self, quote, Connection, Endpoint, Purpose};
 
 /// One message of the protocol is not larger than this.
 const WRITE: usize = 256 * 1024;
-
-/// unique_violation
-const UNIQUE_VIOLATION: &str = "23505";
 
 /// What is sent to a shard of one part.
 #[derive(Debug)]

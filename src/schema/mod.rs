@@ -56,8 +56,10 @@ use crate::cluster::Side;
 use crate::error::{Context, Result};
 use crate::remote::Links;
 
-/// All that a shard gets, as plain SQL that can be run again.
+/// All that a shard gets, as plain SQL that can be run again. The bodies of functions are not
+/// checked once more there: that takes half of the time.
 const SHARD_SQL: &str = concat!(
+    "SET LOCAL check_function_bodies = off;\n",
     include_str!("../../sql/shard.sql"),
     "\n",
     include_str!("../../sql/every_server.sql"),
@@ -66,17 +68,15 @@ const SHARD_SQL: &str = concat!(
 );
 
 /// Brings the helper objects of reshard onto the shards of a destination that join it;
-/// harmless where they are. The bodies of functions are not checked once more there: that
-/// takes half of the time.
+/// harmless where they are.
 ///
 /// # Errors
 /// A shard's, or no connection.
 pub async fn install_helpers(links: &Links) -> Result<()> {
-    let sql = format!("SET LOCAL check_function_bodies = off;\n{SHARD_SQL}");
     let shards = links.sessions(Side::Destination).await?;
     try_join_all(shards.iter().map(|(_, session)| async {
         session
-            .batch(&sql)
+            .batch(SHARD_SQL)
             .await
             .context(format!("could not create the helper objects on {}", session.label()))
     }))

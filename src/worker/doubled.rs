@@ -3,15 +3,13 @@
 //! shard of the destination then, and a key of their table can't be built. The table is copied
 //! anew, under later snapshots: the flows would delete and insert in either order.
 use crate::cluster::Side;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, UNIQUE_VIOLATION};
 use crate::pg::xact::transaction;
 use crate::state::event::{self, Severity};
 use crate::state::table::{self, Table};
 use crate::worker::coordinator::Shared;
 use crate::worker::migration::Migration;
 
-/// unique_violation
-const UNIQUE_VIOLATION: &str = "23505";
 /// How often a table is copied anew before somebody is asked to look.
 const ANEW: u32 = 2;
 

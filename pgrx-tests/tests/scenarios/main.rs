@@ -27,6 +27,7 @@ mod rows;
 mod schema;
 mod secrets;
 mod sequences;
+mod snapshots;
 mod staying;
 mod stop_and_cancel;
 mod tls;

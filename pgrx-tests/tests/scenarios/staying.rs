@@ -208,15 +208,24 @@ async fn a_tenant_moves_to_a_cluster_that_was_declared_by_the_present_one() {
         }
         session.execute("SELECT reshard_clone_cluster('prod', 'prod_b')").await?;
         let placements = |cluster| {
-            format!("SELECT to_jsonb(p) - 'cluster' FROM reshard.placements AS p WHERE cluster = '{cluster}' ORDER BY 1")
+            format!(
+                "SELECT to_jsonb(p) - 'cluster' FROM reshard.placements AS p
+                  WHERE cluster = '{cluster}' ORDER BY 1"
+            )
         };
-        assert_eq!(session.column(&placements("prod")).await?, session.column(&placements("prod_b")).await?);
-        session.execute(&format!("SELECT reshard_unmap_values('prod_b', 'tenant_id', '{{{tenant}}}')")).await?;
-        session.execute(&format!("SELECT reshard_map_values('prod_b', 'tenant_id', '{{{tenant}}}', 1)")).await?;
+        let present = session.column(&placements(SOURCE)).await?;
+        assert_eq!(present, session.column(&placements("prod_b")).await?);
+        for call in [
+            format!("reshard_unmap_values('prod_b', 'tenant_id', '{{{tenant}}}')"),
+            format!("reshard_map_values('prod_b', 'tenant_id', '{{{tenant}}}', 1)"),
+        ] {
+            session.execute(&format!("SELECT {call}")).await?;
+        }
         let migration = Migration::call(
             &rig,
             &format!(
-                "SELECT reshard_start('{SOURCE}', 'prod_b', '{PUBLICATION}', true, '{{\"staying_shards\": true}}')"
+                "SELECT reshard_start('{SOURCE}', 'prod_b', '{PUBLICATION}', true,
+                                      '{{\"staying_shards\": true}}')"
             ),
         )
         .await?;
