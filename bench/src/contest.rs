@@ -1,6 +1,7 @@
 //! Who runs when: the same servers, the same empty tables, one after the other.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,6 +132,13 @@ impl Setup {
         Ok(())
     }
 
+    async fn floor(&self, files: &Path) -> Result<Cost> {
+        self.clear().await?;
+        let cost = measure(&self.rig, run::floor(self, files)).await?;
+        run::counts(self, self.shards()).await?;
+        Ok(cost)
+    }
+
     async fn copy(&self) -> Result<Cost> {
         self.clear().await?;
         let mut migration: Option<Migration> = None;
@@ -152,8 +160,7 @@ impl Setup {
 /// source has several shards.
 pub async fn peers(setup: &Setup, rounds: usize) -> Result<Results> {
     let rig = setup.rig();
-    let files = rig.folder().join("shard0/files");
-    prepare_files(setup, &files).await?;
+    let files = prepare_files(setup).await?;
     let target = &setup.shards()[..1];
     let mut results = Results::new();
     for round in 1..=rounds {
@@ -161,9 +168,7 @@ pub async fn peers(setup: &Setup, rounds: usize) -> Result<Results> {
             println!("round {round}: {name}: {:.2} s", cost.time.as_secs_f64());
             results.entry(name).or_default().push(cost);
         };
-        setup.clear().await?;
-        note(FLOOR, measure(rig, run::floor(setup, &files)).await?);
-        run::counts(setup, setup.shards()).await?;
+        note(FLOOR, setup.floor(&files).await?);
 
         note(RESHARD, setup.copy().await?);
 
@@ -195,40 +200,50 @@ pub async fn alone(setup: &Setup, rounds: usize) -> Result<()> {
     Ok(())
 }
 
-/// The floor's files, written by the shards from a first copy.
-async fn prepare_files(setup: &Setup, files: &std::path::Path) -> Result<()> {
+/// The floor's files, written by the shards from a first copy. They are here.
+async fn prepare_files(setup: &Setup) -> Result<PathBuf> {
     setup.clear().await?;
     run::psql_pipes(setup).await?;
-    std::fs::create_dir(files).map_err(Error::io("make the folder of files"))?;
+    let files = setup.rig.folder().join("shard0").join(setup.cluster());
+    std::fs::create_dir(&files).map_err(Error::io("make the folder of files"))?;
     let mut own = tokio::process::Command::new("chmod");
-    own.arg("777").arg(files);
+    own.arg("777").arg(&files);
     shell::run(own).await?;
-    run::split(setup, files).await
+    run::split(setup, &files).await?;
+    Ok(files)
 }
 
 /// How the time grows with shards and with workers.
 pub struct Growth {
+    /// Shards and the floor's costs.
+    pub floor: Vec<(usize, Vec<Cost>)>,
     /// Shards and costs, with the default number of workers.
     pub shards: Vec<(usize, Vec<Cost>)>,
     /// Workers and costs, with four shards.
     pub workers: Vec<(usize, Vec<Cost>)>,
 }
 
-/// This extension with other numbers of shards and of workers. Without the omni
-/// table, of which each further shard means one more copy.
+/// This extension with other numbers of shards and of workers, and the floor, which says
+/// what more shards cost on this machine whoever copies. Without the omni table, of which
+/// each further shard means one more copy.
 pub async fn growth(
     rig: &Arc<Rig>,
     rounds: usize,
     shards: &[usize],
     workers: &[usize],
 ) -> Result<Growth> {
-    let mut growth = Growth {
-        shards: shards.iter().map(|n| (*n, Vec::new())).collect(),
-        workers: workers.iter().map(|n| (*n, Vec::new())).collect(),
-    };
+    let none = |numbers: &[usize]| numbers.iter().map(|n| (*n, Vec::new())).collect();
+    let mut growth = Growth { floor: none(shards), shards: none(shards), workers: none(workers) };
+    let mut files = BTreeMap::new();
+    for number in shards {
+        files.insert(*number, prepare_files(&Setup::new(rig, *number, SHARDED).await?).await?);
+    }
     for round in 1..=rounds {
-        for (number, costs) in &mut growth.shards {
+        for ((number, costs), (_, floor)) in growth.shards.iter_mut().zip(&mut growth.floor) {
             let setup = Setup::new(rig, *number, SHARDED).await?;
+            let cost = setup.floor(&files[number]).await?;
+            println!("round {round}: floor, {number} shards: {:.2} s", cost.time.as_secs_f64());
+            floor.push(cost);
             let cost = setup.copy().await?;
             println!("round {round}: 1 -> {number}: {:.2} s", cost.time.as_secs_f64());
             costs.push(cost);

@@ -43,13 +43,16 @@ pub fn growth(growth: &Growth) {
         rows.iter().find(|(n, _)| *n == number).map_or(f64::NAN, |(_, costs)| median(costs))
     };
     println!("\n== More shards, {} workers, without the omni table, medians", crate::WORKERS);
-    for (number, costs) in &growth.shards {
+    for ((number, costs), (_, floor)) in growth.shards.iter().zip(&growth.floor) {
         println!(
-            "1 -> {number:<3} {:>8.2} s   {:>5.2} of 1 -> {}   worker memory {} MB",
+            "1 -> {number:<3} {:>8.2} s   {:>5.2} of 1 -> {fours}   worker memory {} MB   \
+             floor {:>6.2} s   {:>5.2} of its 1 -> {fours}",
             median(costs),
             median(costs) / base(&growth.shards, crate::SHARDS),
-            crate::SHARDS,
-            memory(costs)
+            memory(costs),
+            median(floor),
+            median(floor) / base(&growth.floor, crate::SHARDS),
+            fours = crate::SHARDS,
         );
     }
     println!("\n== More workers, 1 -> {}, medians", crate::SHARDS);
