@@ -6,11 +6,11 @@ use tokio_postgres::types::ToSql;
 use crate::cluster::{ShardingRule, Side};
 use crate::error::{Error, Kind, Result};
 use crate::preflight::facts::{
-    Behind, Content, Existing, Facts, ServerFacts, ServerState, Table, Unreachable, Use,
+    Behind, Content, Existing, Facts, Server, ServerFacts, ServerState, Table, Use,
 };
-use crate::preflight::{collation, nodes, placement, programs, rows, staying, strays};
+use crate::preflight::{collation, nodes, placement, programs, rows, strays, ways};
 use crate::remote::quote::qualified;
-use crate::remote::{self, replication, Connection, Endpoint, Needed, Purpose};
+use crate::remote::{self, Connection, Endpoint, Needed, Purpose};
 use crate::state::options::SchemaScope;
 
 /// Nothing is changed, nothing is waited for: a lock that the caller's own
@@ -23,7 +23,7 @@ const TABLES_AT_ONCE: usize = 100;
 
 /// Sessions on the servers that can be asked.
 #[derive(Default)]
-struct Sessions {
+pub(super) struct Sessions {
     /// This database.
     here: Option<Connection>,
     /// Its number among the servers of the facts.
@@ -42,14 +42,50 @@ pub async fn all(facts: &mut Facts<'_>) {
     );
     facts.programs = programs;
     let sessions = sort(facts, sessions);
-    if let Some(here) = &sessions.here {
+    // What needs nothing but the servers' own answers comes at the same time.
+    let (read, refused, (free, ways)) = futures::join!(
+        async { Some(content(facts, sessions.here.as_ref()?).await) },
+        ways::refused(facts),
+        async {
+            let free = free_space(&sessions).await;
+            (free, ways::unreachable(facts, Side::Destination, &sessions).await)
+        },
+    );
+    for (server, free) in free {
+        facts.servers[server].free_bytes = free;
+    }
+    facts.unreachable = ways;
+    if let (Some(here), Some(read)) = (&sessions.here, read) {
+        facts.content = keep(facts, sessions.home, read);
         of_source(facts, &sessions, here).await;
     }
     of_shards(facts, &sessions).await;
-    free_space(facts, &sessions).await;
-    if facts.verb.has_flows() {
-        replication_connections(facts).await;
-        ways_between(facts).await;
+    let ways = ways::unreachable(facts, Side::Source, &sessions).await;
+    facts.unreachable.extend(ways);
+    for (server, error) in refused {
+        // Others don't get in there either: said once.
+        let node = facts.servers[server].endpoint.shard;
+        facts
+            .unreachable
+            .retain(|way| (&way.to.cluster, way.to.shard) != (&facts.source.name, node));
+        fail(facts, server, error);
+    }
+}
+
+impl Sessions {
+    /// The session on a server, by its number among those of the facts.
+    pub(super) fn on(&self, facts: &Facts<'_>, server: usize) -> Option<&Connection> {
+        let Server { side, endpoint, .. } = &facts.servers[server];
+        match side {
+            Side::Source if server == self.home => self.here.as_ref(),
+            Side::Source => {
+                let own = self.others.iter().find(|(other, _)| other.shard == endpoint.shard);
+                own.map(|(_, session)| session)
+            }
+            Side::Destination => {
+                self.shards.iter().find(|(number, _)| *number == server).map(|(_, session)| session)
+            }
+        }
     }
 }
 
@@ -75,8 +111,6 @@ fn sort(facts: &mut Facts<'_>, asked: Vec<(ServerState, Option<Connection>)>) ->
 /// What the source holds, and what all servers say of its keys.
 async fn of_source(facts: &mut Facts<'_>, sessions: &Sessions, here: &Connection) {
     let Sessions { home, others, shards, .. } = sessions;
-    let read = content(facts, here).await;
-    facts.content = keep(facts, *home, read);
     if let (Some(content), false) = (&facts.content, others.is_empty()) {
         let read = nodes::gather(facts, content, here, others).await;
         facts.nodes = keep(facts, *home, read);
@@ -125,12 +159,10 @@ fn keep<T>(facts: &mut Facts<'_>, server: usize, read: Result<T>) -> Option<T> {
     read.map_err(|error| fail(facts, server, error)).ok()
 }
 
-/// Asks the shards' machines for their free space; some don't let us.
-async fn free_space(facts: &mut Facts<'_>, sessions: &Sessions) {
-    let free = join_all(sessions.shards.iter().map(|(_, session)| space_of(session))).await;
-    for ((i, _), free) in sessions.shards.iter().zip(free) {
-        facts.servers[*i].free_bytes = free.ok();
-    }
+/// Asks the shards' machines, by number, for their free space; some don't let us.
+async fn free_space(sessions: &Sessions) -> Vec<(usize, Option<i64>)> {
+    let asked = sessions.shards.iter();
+    join_all(asked.map(|(i, session)| async { (*i, space_of(session).await.ok()) })).await
 }
 
 /// Free bytes where a server's data is. A server's folder is that of its data.
@@ -152,29 +184,6 @@ async fn space_of(session: &Connection) -> Result<i64> {
     };
     session.batch("ROLLBACK").await?;
     bytes
-}
-
-/// Lets the subscribers of both directions connect to their publishers.
-async fn ways_between(facts: &mut Facts<'_>) {
-    let known = |side| {
-        let of = facts.servers.iter().filter(move |s| s.side == side);
-        of.filter(|s| matches!(s.state, ServerState::Known(_))).map(|s| s.endpoint)
-    };
-    let pairs = known(Side::Source).flat_map(|node| {
-        known(Side::Destination).flat_map(move |shard| [(shard, node), (node, shard)])
-    });
-    // Rows that move between shards that stay.
-    let receive = staying::receive(facts);
-    let between = known(Side::Source).filter(|_| receive).flat_map(|node| {
-        known(Side::Source).filter(move |other| other.shard != node.shard).map(move |o| (node, o))
-    });
-    let pairs = pairs.chain(between);
-    let tried = join_all(pairs.map(|(from, to)| async move {
-        let error = remote::reach(from, to).await.err()?;
-        Some(Unreachable { from: from.clone(), to: to.clone(), error })
-    }))
-    .await;
-    facts.unreachable = tried.into_iter().flatten().collect();
 }
 
 fn fail(facts: &mut Facts<'_>, server: usize, error: Error) {
@@ -371,19 +380,4 @@ async fn existing(session: &Connection, wanted: &str, token: &str) -> Result<Vec
         }
     }
     Ok(found)
-}
-
-/// Proves that the nodes let us in for replication: pg_hba.conf and walsenders.
-async fn replication_connections(facts: &mut Facts<'_>) {
-    for i in 0..facts.servers.len() {
-        let server = &facts.servers[i];
-        let known = matches!(&server.state,
-            ServerState::Known(known) if known.used_senders < known.max_senders);
-        if server.side != Side::Source || !known {
-            continue;
-        }
-        if let Err(error) = replication::connect(server.endpoint, Purpose::Preflight).await {
-            fail(facts, i, error);
-        }
-    }
 }

@@ -27,6 +27,7 @@ mod staying;
 mod strays;
 mod table;
 mod unique;
+mod ways;
 
 pub use finding::{first_error, Finding, Severity};
 

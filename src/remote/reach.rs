@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::error::{Error, Kind, Result};
 use crate::remote::quote::{ident, literal};
-use crate::remote::{connect, Endpoint, Purpose};
+use crate::remote::{Connection, Endpoint};
 
 /// Settings of a transaction whose statements hold a password: it is kept out of
 /// the log, the statistics and pg_stat_activity.
@@ -14,16 +14,19 @@ pub const QUIET: &str = "SET LOCAL track_activities = off; SET LOCAL log_stateme
 /// How long the other server may take to answer.
 const TIMEOUT: &str = "SET LOCAL statement_timeout = '10s'";
 
-/// Lets `from` connect to `to` with the very connection string that a
-/// subscription will use, by a subscription that is rolled back at once.
+/// Lets `from`, which `session` leads to and which is of that version, connect to `to` with
+/// the very connection string that a subscription will use, by a subscription that is
+/// rolled back at once. The session must not be in a transaction.
 ///
 /// # Errors
-/// 08001 with what `from` said; that of our own connection to `from`.
-pub async fn reach(from: &Endpoint, to: &Endpoint) -> Result<()> {
+/// 08001 with what `from` said; that of the session.
+pub async fn reach(
+    session: &Connection,
+    version: i32,
+    from: &Endpoint,
+    to: &Endpoint,
+) -> Result<()> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let session = connect(from, Purpose::Preflight).await?;
-    let version: i32 =
-        session.value("SELECT current_setting('server_version_num')::int", &[]).await?;
     let mut options =
         "create_slot = false, slot_name = NONE, enabled = false, copy_data = false".to_owned();
     if version >= 160_000 {
@@ -37,7 +40,9 @@ pub async fn reach(from: &Endpoint, to: &Endpoint) -> Result<()> {
         literal(&to.conninfo.to_libpq())
     );
     session
-        .batch(&format!("BEGIN; {QUIET}; {TIMEOUT}; SET LOCAL client_min_messages = error"))
+        .batch(&format!(
+            "BEGIN READ WRITE; {QUIET}; {TIMEOUT}; SET LOCAL client_min_messages = error"
+        ))
         .await?;
     let outcome = session.batch(&text).await;
     if !session.is_closed() {
