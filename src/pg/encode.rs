@@ -11,7 +11,7 @@ use pgrx::{pg_sys, varlena};
 
 use crate::error::{Error, Kind, Result};
 use crate::pg::scan::{Attribute, Row};
-use crate::pg::toast::LargeValue;
+use crate::pg::toast::{LargeValue, PlainValue, Reader};
 
 /// Values above this size are handed over piece by piece.
 const PIECE: usize = 64 * 1024;
@@ -63,6 +63,7 @@ pub struct Encoder {
     columns: Vec<Column>,
     format: Format,
     scratch: pg_sys::MemoryContext,
+    toast: Reader,
 }
 
 impl Encoder {
@@ -84,7 +85,7 @@ impl Encoder {
             .iter()
             .map(|a| Ok(Column { index: a.index, codec: codec(a.type_oid, format)? }))
             .collect::<Result<_>>()?;
-        Ok(Self { columns, format, scratch })
+        Ok(Self { columns, format, scratch, toast: Reader::default() })
     }
 
     /// Memory that is reset after each row.
@@ -112,10 +113,10 @@ impl Encoder {
     }
 
     fn append_binary(&self, row: Row<'_>, out: &mut Vec<u8>, overflow: &mut dyn Overflow) -> bool {
-        out.extend_from_slice(&(self.columns.len() as i16).to_be_bytes());
+        put_bytes(out, &(self.columns.len() as i16).to_be_bytes());
         for column in &self.columns {
             let Some(datum) = row.datum(column.index) else {
-                out.extend_from_slice(&(-1i32).to_be_bytes());
+                put_bytes(out, &(-1i32).to_be_bytes());
                 continue;
             };
             match &column.codec {
@@ -127,24 +128,13 @@ impl Encoder {
                 Codec::Interval => put(out, &interval(unsafe { fixed::<16>(datum) })),
                 Codec::TimeTz => put(out, &time_tz(unsafe { fixed::<12>(datum) })),
                 Codec::String => {
-                    let appended = match unsafe { LargeValue::of(datum) } {
-                        None => {
-                            let bytes = unsafe { self.detoast(datum) };
-                            out.extend_from_slice(&(bytes.len() as i32).to_be_bytes());
-                            self.append_large(bytes, out, overflow)
-                        }
-                        Some(large) => {
-                            out.extend_from_slice(&(large.size() as i32).to_be_bytes());
-                            large.read(self.scratch, &mut |b| pieces(b, out, overflow, append))
-                        }
-                    };
-                    if !appended {
+                    if !unsafe { self.append_string(datum, out, overflow) } {
                         return false;
                     }
                 }
                 Codec::Send(function) | Codec::Output(function) => {
                     let bytes = unsafe { self.send(function, datum) };
-                    out.extend_from_slice(&(bytes.len() as i32).to_be_bytes());
+                    put_length(out, bytes.len());
                     if !self.append_large(bytes, out, overflow) {
                         return false;
                     }
@@ -152,6 +142,30 @@ impl Encoder {
             }
         }
         true
+    }
+
+    /// Appends a value that is sent as it is, with its length.
+    ///
+    /// # Safety
+    /// `datum` is not null and of a type of variable length.
+    #[inline]
+    unsafe fn append_string(
+        &self,
+        datum: pg_sys::Datum,
+        out: &mut Vec<u8>,
+        overflow: &mut dyn Overflow,
+    ) -> bool {
+        if let Some(value) = unsafe { PlainValue::of(datum) } {
+            put_length(out, value.size());
+            return self.toast.append(&value, out, overflow);
+        }
+        if let Some(large) = unsafe { LargeValue::of(datum) } {
+            put_length(out, large.size());
+            return large.read(self.scratch, &mut |b| pieces(b, out, overflow, append));
+        }
+        let value = unsafe { self.detoast(datum) };
+        put_length(out, value.len());
+        self.append_large(value, out, overflow)
     }
 
     fn append_text(&self, row: Row<'_>, out: &mut Vec<u8>, overflow: &mut dyn Overflow) -> bool {
@@ -260,12 +274,27 @@ fn append(bytes: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(bytes);
 }
 
-#[inline]
-fn put<const N: usize>(out: &mut Vec<u8>, bytes: &[u8; N]) {
-    let mut field = [0u8; 32];
-    field[..4].copy_from_slice(&(N as i32).to_be_bytes());
-    field[4..4 + N].copy_from_slice(bytes);
-    out.extend_from_slice(&field[..4 + N]);
+/// A field of fixed width.
+#[inline(always)]
+fn put<const N: usize>(out: &mut Vec<u8>, field: &[u8; N]) {
+    put_length(out, N);
+    put_bytes(out, field);
+}
+
+#[inline(always)]
+fn put_length(out: &mut Vec<u8>, length: usize) {
+    put_bytes(out, &(length as i32).to_be_bytes());
+}
+
+/// Appends bytes without a call, and without a copy whose length is only known at run time.
+#[inline(always)]
+fn put_bytes<const N: usize>(out: &mut Vec<u8>, bytes: &[u8; N]) {
+    out.reserve(N);
+    // Reserved above, and written whole.
+    unsafe {
+        out.as_mut_ptr().add(out.len()).cast::<[u8; N]>().write(*bytes);
+        out.set_len(out.len() + N);
+    }
 }
 
 #[inline]

@@ -1,18 +1,20 @@
-//! Out-of-line values that are too large to be held whole: read from the TOAST
-//! table slice by slice, and decompressed as they come.
+//! Out-of-line values, read from the TOAST table slice by slice.
 //!
 //! The server's own functions return a value as a whole, and decompress from its
-//! beginning for each slice. Here a value costs one slice and one window,
-//! whatever its size. Form of the pointer: `src/include/varatt.h` (`postgres.h`
+//! beginning for each slice. Here a value that is not compressed is read right to where
+//! it is wanted ([`PlainValue`]), and a large one is decompressed as it comes
+//! ([`LargeValue`]): it costs one slice and one window, whatever its size. Form of the pointer: `src/include/varatt.h` (`postgres.h`
 //! before 16), of what is stored: `toast_save_datum` of
 //! `src/backend/access/common/toast_internals.c`.
 mod decode;
+mod plain;
 
 use pgrx::{pg_sys, varlena};
 
 use crate::error::{Error, Kind};
 use crate::pg::report;
 use decode::{Decoder, Method};
+pub use plain::{PlainValue, Reader};
 
 /// Values of at least so many bytes are worth reading in pieces.
 const LARGE: usize = 1024 * 1024;
@@ -25,6 +27,37 @@ const SIZE_BITS: u32 = 30;
 /// Header and tag before the pointer itself.
 const POINTER_AT: usize = 2;
 const POINTER_SIZE: usize = POINTER_AT + size_of::<pg_sys::varatt_external>();
+
+/// The pointer that a datum of variable length is where its value lies out of line, as its
+/// bytes and as what they say.
+///
+/// # Safety
+/// `datum` is not null and of a type of variable length.
+#[inline]
+unsafe fn on_disk(datum: pg_sys::Datum) -> Option<([u8; POINTER_SIZE], pg_sys::varatt_external)> {
+    unsafe {
+        let value = datum.cast_mut_ptr::<pg_sys::varlena>();
+        if !varlena::varatt_is_1b_e(value)
+            || u32::from(varlena::vartag_1b_e(value)) != pg_sys::vartag_external::VARTAG_ONDISK
+        {
+            return None;
+        }
+        let stored: [u8; POINTER_SIZE] = *value.cast();
+        let pointer =
+            stored.as_ptr().add(POINTER_AT).cast::<pg_sys::varatt_external>().read_unaligned();
+        Some((stored, pointer))
+    }
+}
+
+/// Bytes of a value, without header.
+fn size(pointer: &pg_sys::varatt_external) -> Option<usize> {
+    usize::try_from(pointer.va_rawsize).ok()?.checked_sub(HEADER)
+}
+
+/// Bytes that are stored of it; fewer where it is compressed.
+fn stored_size(pointer: &pg_sys::varatt_external) -> usize {
+    (pointer.va_extinfo & ((1 << SIZE_BITS) - 1)) as usize
+}
 
 /// A large value that lies out of line.
 pub struct LargeValue {
@@ -43,20 +76,12 @@ impl LargeValue {
     /// `datum` is not null and of a type of variable length.
     pub unsafe fn of(datum: pg_sys::Datum) -> Option<Self> {
         unsafe {
-            let value = datum.cast_mut_ptr::<pg_sys::varlena>();
-            if !varlena::varatt_is_1b_e(value)
-                || u32::from(varlena::vartag_1b_e(value)) != pg_sys::vartag_external::VARTAG_ONDISK
-            {
-                return None;
-            }
-            let mut stored: [u8; POINTER_SIZE] = *value.cast();
-            let mut pointer: pg_sys::varatt_external =
-                stored.as_ptr().add(POINTER_AT).cast::<pg_sys::varatt_external>().read_unaligned();
-            let size = usize::try_from(pointer.va_rawsize).ok()?.checked_sub(HEADER)?;
+            let (mut stored, mut pointer) = on_disk(datum)?;
+            let size = size(&pointer)?;
             if size < LARGE {
                 return None;
             }
-            let stored_size = (pointer.va_extinfo & ((1 << SIZE_BITS) - 1)) as usize;
+            let stored_size = stored_size(&pointer);
             let method =
                 (stored_size < size).then_some(Method::of_number(pointer.va_extinfo >> SIZE_BITS));
             // A value that is not compressed is as long as what is stored of it: so
@@ -125,7 +150,7 @@ impl LargeValue {
 
 fn raise(problem: &str) -> ! {
     report::raise(
-        Error::new(Kind::Server("XX001".to_owned()), "compressed out-of-line value is corrupted")
+        Error::new(Kind::Server("XX001".to_owned()), "out-of-line value is corrupted")
             .detail(format!("Found {problem}.")),
     )
 }
