@@ -2,9 +2,9 @@
 //! Format"), or text where a type has no portable binary form.
 //!
 //! Values of fixed width are swapped and copied; strings are detoasted once and
-//! copied, large ones piece by piece; everything else goes through its type's
-//! send function, in a scratch context that is reset. The row's bytes go straight
-//! into the caller's buffer.
+//! copied, large ones piece by piece, and those that lie out of line as they are come
+//! without a copy; everything else goes through its type's send function, in a scratch
+//! context that is reset. The row's bytes go straight into the caller's buffer.
 use std::ffi::CStr;
 
 use pgrx::{pg_sys, varlena};

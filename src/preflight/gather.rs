@@ -60,16 +60,14 @@ pub async fn all(facts: &mut Facts<'_>) {
         of_source(facts, &sessions, here).await;
     }
     of_shards(facts, &sessions).await;
-    let ways = ways::unreachable(facts, Side::Source, &sessions).await;
-    facts.unreachable.extend(ways);
     for (server, error) in refused {
-        // Others don't get in there either: said once.
+        // The shards don't get in there either: said once.
         let node = facts.servers[server].endpoint.shard;
-        facts
-            .unreachable
-            .retain(|way| (&way.to.cluster, way.to.shard) != (&facts.source.name, node));
+        facts.unreachable.retain(|way| way.to.shard != node);
         fail(facts, server, error);
     }
+    let ways = ways::unreachable(facts, Side::Source, &sessions).await;
+    facts.unreachable.extend(ways);
 }
 
 impl Sessions {

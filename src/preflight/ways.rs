@@ -56,11 +56,10 @@ pub(super) async fn unreachable(
             Some(async move { subscriber.try_all(publishers).await })
         },
     );
-    join_all(tries.collect::<Vec<_>>()).await.into_iter().flatten().collect()
+    join_all(tries).await.into_iter().flatten().collect()
 }
 
 /// A server whose subscriptions have to connect to others.
-#[derive(Clone, Copy)]
 struct Subscriber<'a> {
     endpoint: &'a Endpoint,
     version: i32,

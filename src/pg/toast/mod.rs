@@ -3,9 +3,9 @@
 //! The server's own functions return a value as a whole, and decompress from its
 //! beginning for each slice. Here a value that is not compressed is read right to where
 //! it is wanted ([`PlainValue`]), and a large one is decompressed as it comes
-//! ([`LargeValue`]): it costs one slice and one window, whatever its size. Form of the pointer: `src/include/varatt.h` (`postgres.h`
-//! before 16), of what is stored: `toast_save_datum` of
-//! `src/backend/access/common/toast_internals.c`.
+//! ([`LargeValue`]): it costs one slice and one window, whatever its size. Form of the
+//! pointer: `src/include/varatt.h` (`postgres.h` before 16), of what is stored:
+//! `toast_save_datum` of `src/backend/access/common/toast_internals.c`.
 mod decode;
 mod plain;
 
