@@ -165,7 +165,7 @@ pub async fn peers(setup: &Setup, rounds: usize) -> Result<Results> {
     let mut results = Results::new();
     for round in 1..=rounds {
         let mut note = |name: &'static str, cost: Cost| {
-            println!("round {round}: {name}: {:.2} s", cost.time.as_secs_f64());
+            println!("round {round}: {name}: {cost}");
             results.entry(name).or_default().push(cost);
         };
         note(FLOOR, setup.floor(&files).await?);
