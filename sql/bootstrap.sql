@@ -4,6 +4,18 @@
 -- has a primary key, because a publication FOR ALL TABLES covers these tables
 -- too and an UPDATE of a published table without identity would fail.
 
+DO $encoding$
+BEGIN
+    IF getdatabaseencoding() <> 'UTF8' THEN
+        RAISE feature_not_supported USING
+            MESSAGE = format('encoding %s of database "%s" is not supported',
+                             getdatabaseencoding(), current_database()),
+            DETAIL = 'The extension reads names and texts of its database as UTF8.',
+            HINT = 'Move the database to UTF8 first: pg_dump, then CREATE DATABASE ... ENCODING ''UTF8''.';
+    END IF;
+END
+$encoding$;
+
 CREATE SCHEMA reshard;
 COMMENT ON SCHEMA reshard IS 'state tables and views of the reshard extension';
 GRANT USAGE ON SCHEMA reshard TO PUBLIC;
@@ -122,7 +134,7 @@ AS $filter$
     SELECT ARRAY(SELECT DISTINCT a.attname
                    FROM pg_publication AS b
                    JOIN pg_publication_rel AS r ON r.prpubid = b.oid AND r.prrelid = $2
-                  CROSS JOIN LATERAL regexp_matches(r.prqual::text, ':varattno (\d+)', 'g') AS v (number)
+                  CROSS JOIN LATERAL regexp_matches(r.prqual::text, ':varattno ([0-9]+)', 'g') AS v (number)
                    JOIN pg_attribute AS a ON a.attrelid = $2 AND a.attnum = v.number[1]::int2
                   WHERE b.pubname = $1)
 $filter$;

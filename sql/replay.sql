@@ -183,10 +183,10 @@ AS $columns$
            -- A default, the column's or its domain's, that is no constant could be another value
            -- on each server.
            AND NOT EXISTS (SELECT FROM regexp_matches(coalesce(d.adbin, t.typdefaultbin)::text,
-                                                      '\{([A-Z]+)', 'g') AS e (node)
+                                                      '[{]([A-Z]+)', 'g') AS e (node)
                             WHERE e.node[1] NOT IN ('CONST', 'FUNCEXPR', 'RELABELTYPE'))
            AND NOT EXISTS (SELECT FROM regexp_matches(coalesce(d.adbin, t.typdefaultbin)::text,
-                                                      ':funcid (\d+)', 'g') AS e (id)
+                                                      ':funcid ([0-9]+)', 'g') AS e (id)
                              LEFT JOIN pg_proc AS p ON p.oid = e.id[1]::oid AND p.oid < 16384
                             WHERE p.provolatile IS DISTINCT FROM 'i')
            AND reshard.is_known_column($1, $3, a.attnum)

@@ -25,7 +25,7 @@ use crate::pg::hash::KeyHash;
 use crate::pg::order::KeySearch;
 use crate::pg::progress::{self, Meter};
 use crate::pg::scan::{Attribute, Row, Scan, Table};
-use crate::pg::{dynamic_worker, interrupt, runtime, xact};
+use crate::pg::{interrupt, runtime, xact};
 use crate::remote::Endpoint;
 
 /// Chunks are not larger than this, in bytes.
@@ -86,7 +86,6 @@ pub(super) struct Copier {
     ways: Vec<Option<usize>>,
     budget: Arc<Budget>,
     meter: Meter,
-    encoding: Option<String>,
     token: String,
     task_id: i64,
     wave: i32,
@@ -113,7 +112,6 @@ impl Copier {
         let way = |e| takers.iter().position(|taker: &Endpoint| taker.shard == e);
         let ways = destination.numbers().map(|shard| way(shard.0)).collect();
         let chunk = (limit / 4 / takers.len().max(1)).clamp(SMALLEST_CHUNK, LARGEST_CHUNK);
-        let encoding = Some(dynamic_worker::database_encoding()).filter(|e| e != "UTF8");
         let runtime = runtime::build()?;
         Ok(Self {
             couriers: takers.into_iter().map(|e| Courier::start(&runtime, e)).collect(),
@@ -123,7 +121,6 @@ impl Copier {
             node,
             budget: Budget::new(limit, chunk),
             meter: Meter::take(),
-            encoding,
             token,
             task_id,
             wave,
@@ -198,7 +195,6 @@ impl Copier {
             table_id: part.table_id,
             part_no: part.part_no,
             again: part.again,
-            encoding: self.encoding.clone(),
         });
         self.couriers.iter().map(|courier| courier.load(Arc::clone(&job))).unzip()
     }

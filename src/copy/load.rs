@@ -29,8 +29,6 @@ pub(super) struct Job {
     pub(super) part_no: i32,
     /// The part was begun before: a shard may have it.
     pub(super) again: bool,
-    /// Encoding of the strings, where it is not UTF8.
-    pub(super) encoding: Option<String>,
 }
 
 impl Job {
@@ -171,11 +169,6 @@ impl Session {
                 statement
             }
         };
-        if let Some(encoding) = &job.encoding {
-            connection
-                .batch(&format!("SET LOCAL client_encoding = {}", quote::literal(encoding)))
-                .await?;
-        }
         Ok(statement)
     }
 

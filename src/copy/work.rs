@@ -15,7 +15,8 @@ use crate::{gucs, state};
 pub fn work(task_id: i64, wave: i32) -> Result<()> {
     let pid = dynamic_worker::process_id();
     memory::keep_freed_blocks();
-    set_up_session()?;
+    // A large part takes as long as it takes.
+    xact::transaction(|| db::run(NO_TIMEOUTS))?;
     let Some((mut copier, node)) = xact::transaction(|| prepare(task_id, wave))? else {
         return Ok(());
     };
@@ -41,21 +42,6 @@ fn prepare(task_id: i64, wave: i32) -> Result<Option<(Copier, ShardNo)>> {
     let (_, destination) = state::cluster::of_task(&task)?;
     let copier = Copier::new(destination, node, state::token()?, task_id, wave, Some(snapshot))?;
     Ok(Some((copier, node)))
-}
-
-/// What the text form of values depends on, here as on the shards.
-fn set_up_session() -> Result<()> {
-    xact::transaction(|| {
-        db::run("SET search_path = pg_catalog")?;
-        db::run("SET DateStyle = 'ISO, MDY'")?;
-        db::run("SET IntervalStyle = 'postgres'")?;
-        db::run("SET extra_float_digits = 3")?;
-        db::run("SET TimeZone = 'UTC'")?;
-        db::run("SET bytea_output = 'hex'")?;
-        db::run("SET jit = off")?;
-        // A large part takes as long as it takes.
-        db::run(NO_TIMEOUTS)
-    })
 }
 
 fn copy_all(copier: &mut Copier, duty: Duty) -> Result<()> {

@@ -6,6 +6,10 @@ use std::sync::Mutex;
 
 use pgrx::pg_sys;
 
+use crate::error::Result;
+use crate::pg::settings::OURS;
+use crate::pg::{db, xact};
+
 /// What the postmaster says about a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WorkerStatus {
@@ -114,8 +118,12 @@ pub fn extra() -> String {
     }
 }
 
-/// Connects this worker to a database, as the bootstrap superuser.
-pub fn connect_to_database(database: u32) {
+/// Connects this worker to a database, as the bootstrap superuser, and sets it up as each
+/// session of ours.
+///
+/// # Errors
+/// SPI's own; where there is no such database, an ERROR is raised.
+pub fn connect_to_database(database: u32) -> Result<()> {
     unsafe {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(
             pg_sys::Oid::from(database),
@@ -123,6 +131,7 @@ pub fn connect_to_database(database: u32) {
             0,
         );
     }
+    xact::transaction(|| db::run(OURS))
 }
 
 /// The database that this process is connected to.
@@ -133,11 +142,4 @@ pub fn current_database() -> u32 {
 /// This process.
 pub fn process_id() -> i32 {
     unsafe { pg_sys::MyProcPid }
-}
-
-/// Name of the database's encoding.
-pub fn database_encoding() -> String {
-    unsafe {
-        std::ffi::CStr::from_ptr(pg_sys::GetDatabaseEncodingName()).to_string_lossy().into_owned()
-    }
 }

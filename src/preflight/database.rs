@@ -56,16 +56,9 @@ pub fn distinct_databases(facts: &Facts<'_>) -> Vec<Finding> {
     out
 }
 
-/// All databases have the same encoding.
+/// All databases have the same encoding. The source's is UTF8: there is no extension elsewhere.
 pub fn encoding(facts: &Facts<'_>) -> Vec<Finding> {
-    let Some((node, source)) = facts.known_of(Side::Source).next() else { return Vec::new() };
-    if source.encoding != "UTF8" {
-        let message = format!("encoding {} of the source is not supported", source.encoding);
-        return vec![Finding::error("encoding", Kind::Unsupported, message)
-            .object(node.endpoint.to_string())
-            .detail("The extension reads names and texts of its database as UTF8.")
-            .hint("Move the database to UTF8 first: pg_dump, then CREATE DATABASE ... ENCODING 'UTF8'.")];
-    }
+    let Some((_, source)) = facts.known_of(Side::Source).next() else { return Vec::new() };
     facts
         .known()
         .filter(|(_, known)| known.encoding != source.encoding)

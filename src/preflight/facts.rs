@@ -128,6 +128,7 @@ pub struct ServerFacts {
     pub tablespaces: Vec<String>,
     pub slot_limits: Vec<String>,
     pub read_only: bool,
+    pub misreading: Vec<String>,
     pub roles: Vec<String>,
     pub extensions: BTreeMap<String, String>,
     pub available: BTreeMap<String, Option<String>>,

@@ -75,6 +75,7 @@ const CHECKS: &[Check] = &[
     server::server_version,
     server::standby,
     server::read_only,
+    server::value_settings,
     server::wal_level,
     server::slot_limits,
     database::local_source,

@@ -197,6 +197,38 @@ pub fn read_only(facts: &Facts<'_>) -> Vec<Finding> {
         .collect()
 }
 
+/// Subscriptions read names and values as they were written. Their workers have the settings of
+/// the database and the role: with `array_nulls` off, a null in an array becomes a text, and with
+/// another `client_encoding` than the database's they convert what comes in that already
+/// (`pq_getmsgstring` in src/backend/libpq/pqformat.c).
+pub fn value_settings(facts: &Facts<'_>) -> Vec<Finding> {
+    if facts.verb == Verb::SchemaSync {
+        return Vec::new();
+    }
+    facts
+        .known()
+        .filter(|(_, known)| !known.misreading.is_empty())
+        .map(|(server, known)| {
+            let database = known.database.replace('"', "\"\"");
+            let reset = known.misreading.iter().map(|setting| {
+                let name = setting.split(' ').next().unwrap_or_default();
+                format!(" ALTER DATABASE \"{database}\" RESET {name};")
+            });
+            Finding::error(
+                "value_settings",
+                Kind::WrongState,
+                format!("subscriptions on {} would misread what they receive", server.endpoint),
+            )
+            .object(server.endpoint.to_string())
+            .detail(format!("For that role and database, {}.", known.misreading.join(", ")))
+            .hint(format!(
+                "On that server, where it is set for the database:{}",
+                reset.collect::<String>()
+            ))
+        })
+        .collect()
+}
+
 /// Every server writes what logical decoding needs: the source for the flow, the
 /// shards for the way back.
 pub fn wal_level(facts: &Facts<'_>) -> Vec<Finding> {

@@ -61,6 +61,30 @@ SELECT jsonb_build_object(
     -- This session is read-only by itself.
     'read_only', (SELECT s.reset_val = 'on' FROM pg_settings AS s
                    WHERE s.name = 'default_transaction_read_only'),
+    -- Subscriptions read names and values as the database and the role say.
+    'misreading', coalesce((
+        SELECT jsonb_agg(o.name || ' = ' || o.value ORDER BY o.name)
+          FROM (SELECT s.name, s.reset_val
+                  FROM pg_settings AS s
+                 WHERE s.name = 'array_nulls' AND s.reset_val <> 'on'
+                    OR s.name = 'xmloption' AND s.reset_val <> 'content'
+                UNION ALL
+                -- This session has said its encoding when it began: pg_settings knows that one alone.
+                SELECT 'client_encoding', e.value
+                  FROM (SELECT coalesce(
+                            (SELECT split_part(o.option, '=', 2)
+                               FROM pg_db_role_setting AS r, unnest(r.setconfig) AS o (option)
+                              WHERE o.option LIKE 'client_encoding=%'
+                                AND r.setdatabase IN (0, d.oid)
+                                AND r.setrole IN (0, (SELECT u.oid FROM pg_roles AS u
+                                                       WHERE u.rolname = current_user))
+                              ORDER BY r.setrole <> 0 DESC, r.setdatabase <> 0 DESC LIMIT 1),
+                            (SELECT f.setting FROM pg_file_settings AS f
+                              WHERE f.name = 'client_encoding' ORDER BY f.seqno DESC LIMIT 1))
+                       ) AS e (value)
+                 -- SQL_ASCII means no conversion.
+                 WHERE pg_char_to_encoding(e.value) NOT IN (d.encoding, pg_char_to_encoding('SQL_ASCII'))
+               ) AS o (name, value)), '[]'),
     'roles', (SELECT jsonb_agg(r.rolname) FROM pg_roles AS r),
     'extensions', coalesce((SELECT jsonb_object_agg(e.extname, e.extversion)
                               FROM pg_extension AS e), '{}'),

@@ -9,7 +9,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use crate::error::{Error, Kind, Result};
-use crate::pg::settings::NO_TIMEOUTS;
+use crate::pg::settings::{BEGIN, NO_TIMEOUTS, OURS};
 use crate::remote::conninfo::Conninfo;
 use crate::remote::quote::ident;
 use crate::remote::tls;
@@ -116,8 +116,7 @@ pub(super) fn config(endpoint: &Endpoint, purpose: Purpose) -> Result<tokio_post
     Ok(config)
 }
 
-/// Opens a session with settings that don't depend on the role's defaults. Without
-/// JIT: compiling the catalog queries of ours takes far longer than running them.
+/// Opens a session with settings that don't depend on the role's defaults.
 ///
 /// # Errors
 /// 08001 where the server can't be reached or does not answer, 28xxx where it refuses the
@@ -213,15 +212,13 @@ async fn open(endpoint: &Endpoint, config: &tokio_postgres::Config) -> Result<Co
     }
     connection
         .batch(&format!(
-            "SET search_path = pg_catalog; {NO_TIMEOUTS}; \
+            "{BEGIN}; {OURS}; {NO_TIMEOUTS}; \
              SET default_transaction_isolation = 'read committed'; \
              SET default_transaction_read_only = off; SET default_transaction_deferrable = off; \
              SET tcp_keepalives_idle = 5; SET tcp_keepalives_interval = 2; \
              SET tcp_keepalives_count = 3; SET client_min_messages = warning; \
-             SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'postgres'; \
-             SET extra_float_digits = 3; \
-             SET TimeZone = 'UTC'; SET bytea_output = 'hex'; SET row_security = off; \
-             SET synchronous_commit = on; SET jit = off; SET reshard.ddl_guard = off"
+             SET row_security = off; SET synchronous_commit = on; SET reshard.ddl_guard = off; \
+             COMMIT"
         ))
         .await?;
     Ok(connection)

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Context, Error, Kind, Result};
-use crate::pg::settings::NO_TIMEOUTS;
+use crate::pg::settings::{BEGIN, NO_TIMEOUTS};
 use crate::remote::quote::literal;
 use crate::remote::{replication, Connection, Endpoint, Purpose};
 use crate::state::flow::Flow;
@@ -33,7 +33,7 @@ pub async fn create_with_snapshot(
     blocked: impl Fn(&str),
 ) -> Result<Exported> {
     let session = replication::connect(endpoint, Purpose::Snapshot).await?;
-    session.batch(NO_TIMEOUTS).await?;
+    session.batch(&format!("{BEGIN}; {NO_TIMEOUTS}; COMMIT")).await?;
     // A slot name has only lower-case letters, digits and underscores: ours do.
     let command = format!("CREATE_REPLICATION_SLOT {slot} LOGICAL pgoutput (SNAPSHOT 'export')");
     let row = {

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, LocalSet};
 
 use crate::error::Result;
+use crate::pg::settings::OURS;
 use crate::pg::xact::transaction;
 use crate::pg::{db, interrupt, runtime, shmem};
 use crate::remote::Connection;
@@ -60,10 +61,10 @@ pub extern "C-unwind" fn reshard_coordinator_main(arg: pg_sys::Datum) {
     let pid = std::process::id() as i32;
     interrupt::install_worker_handlers();
     BackgroundWorker::connect_worker_to_spi_by_oid(Some(pg_sys::Oid::from(database)), None);
-    // Compiling the state queries would take far longer than running them. And a
-    // lock that somebody holds on a state table must not stop all tasks.
     let found = transaction(|| {
-        db::run("SET jit = off; SET lock_timeout = '10s'")?;
+        db::run(OURS)?;
+        // A lock that somebody holds on a state table must not stop all tasks.
+        db::run("SET lock_timeout = '10s'")?;
         has_work()
     });
     if !matches!(found, Ok(true)) {

@@ -24,6 +24,6 @@ fn start() -> Result<()> {
             .ok_or_else(|| Error::internal(format!("copy worker started with \"{extra}\"")))
     };
     let (database, task_id, wave) = (next()?, next()?, next()?);
-    dynamic_worker::connect_to_database(u32::try_from(database).unwrap_or(0));
+    dynamic_worker::connect_to_database(u32::try_from(database).unwrap_or(0))?;
     crate::copy::work(task_id, i32::try_from(wave).unwrap_or(0))
 }

@@ -22,9 +22,8 @@ fn start() -> Result<()> {
         Some([database, task_id]) => (*database, *task_id),
         _ => return Err(Error::internal(format!("verify worker started with \"{extra}\""))),
     };
-    dynamic_worker::connect_to_database(u32::try_from(database).unwrap_or(0));
+    dynamic_worker::connect_to_database(u32::try_from(database).unwrap_or(0))?;
     xact::transaction(|| {
-        db::run("SET jit = off")?;
         db::run(&format!("SET application_name = '{}'", verification::worker_name(task_id)))
     })?;
     crate::verify::work(task_id)

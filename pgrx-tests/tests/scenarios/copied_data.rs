@@ -75,13 +75,39 @@ ALTER TABLE guarded ENABLE ROW LEVEL SECURITY; ALTER TABLE guarded FORCE ROW LEV
 CREATE POLICY nobody ON guarded USING (false);
 "#;
 
+/// Defaults under which statements, names and values read and look otherwise than usual.
+const CONTRARY: &str = r"
+    ALTER DATABASE app SET standard_conforming_strings = off;
+    ALTER DATABASE app SET backslash_quote = off;
+    ALTER DATABASE app SET quote_all_identifiers = on;
+    ALTER DATABASE app SET DateStyle = 'german';
+    ALTER DATABASE app SET IntervalStyle = 'sql_standard';
+    ALTER DATABASE app SET TimeZone = 'Asia/Kolkata';
+    ALTER DATABASE app SET bytea_output = 'escape';
+    ALTER DATABASE app SET extra_float_digits = -10;
+    ALTER DATABASE app SET row_security = off;
+    ALTER DATABASE app SET search_path = 'nowhere';
+    ALTER DATABASE app SET lock_timeout = '5s';
+    ALTER DATABASE app SET default_transaction_isolation = 'serializable';
+    ALTER DATABASE app SET default_transaction_deferrable = on";
+
+/// Gives every server's database other defaults, or takes them back.
+async fn on_all(rig: &Rig, sql: &str) -> Result<()> {
+    for server in rig.servers() {
+        server.execute(sql).await?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_built_in_type_and_every_kind_of_user_type_arrives_unchanged() {
     with_extension(3, |rig| async move {
         rig.source.execute(&types(&rig).await?).await?;
         declare(&rig, KEY).await?;
+        on_all(&rig, CONTRARY).await?;
         let migration = Migration::start(&rig, false).await?;
         migration.watch(&["replicating"], STEP).await?;
+        on_all(&rig, "ALTER DATABASE app RESET ALL").await?;
         compare_when_quiet(&rig, KEY, STEP).await?;
         migration.verify(STEP).await?;
         rig.source.execute("UPDATE types SET tenant_id = tenant_id + 100 WHERE id > 100; INSERT INTO types SELECT * FROM (SELECT * FROM types WHERE id = 105) t ON CONFLICT DO NOTHING").await?;
@@ -95,8 +121,10 @@ async fn odd_names_and_odd_shapes_of_tables_arrive_unchanged() {
     with_extension(3, |rig| async move {
         rig.source.execute(SHAPES).await?;
         declare(&rig, KEY).await?;
+        on_all(&rig, CONTRARY).await?;
         let migration = Migration::start(&rig, true).await?;
         migration.watch(&["switched"], STEP).await?;
+        on_all(&rig, "ALTER DATABASE app RESET ALL").await?;
         compare_when_quiet(&rig, KEY, STEP).await?;
         migration.verify(STEP).await?;
         // Definitions too: what the application relies on is there and at work.

@@ -262,6 +262,11 @@ async fn every_check_of_the_schema_and_the_rows_fires_and_a_clean_database_is_cl
                 setup: "ALTER DATABASE app SET default_transaction_read_only = on",
                 undo: "SET default_transaction_read_only = off;; ALTER DATABASE app RESET default_transaction_read_only", ..CASE
             },
+            Case {
+                check: "value_settings", names: "array_nulls = off, client_encoding = latin1, xmloption = document", server: 2,
+                setup: "ALTER DATABASE app SET array_nulls = off; ALTER DATABASE app SET xmloption = document; ALTER DATABASE app SET client_encoding = latin1",
+                undo: "ALTER DATABASE app RESET ALL", ..CASE
+            },
         ])
         .await?;
         left_behind(&rig, &session).await?;

@@ -133,6 +133,11 @@ async fn clusters(rig: &Rig, session: &Session) -> Result<()> {
     expect(&found, "encoding", "error", "LATIN1");
     expect(&found, "locale", "warning", "shard 1");
 
+    let there = rig.shards[1].connect_as("postgres", "latin").await?;
+    let error = there.execute("CREATE EXTENSION reshard").await.unwrap_err();
+    let text = error.sql().unwrap().full_text();
+    assert!(text.contains("encoding LATIN1 of database \"latin\" is not supported"), "{text}");
+
     no_superuser(rig, session).await?;
     silent(session).await?;
 
