@@ -10,6 +10,7 @@ pub mod partition_key;
 pub mod quote;
 pub mod reach;
 pub mod replication;
+mod socket;
 mod tls;
 
 pub use connection::{connect, end_sessions, Connection, Endpoint, Purpose};

@@ -11,12 +11,12 @@ use std::task::{Context as TaskContext, Poll};
 
 use bytes::{BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
-use tokio_postgres::config::Host;
+use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsStream};
 
 use crate::error::{Error, Kind, Result};
 use crate::remote::connection::{config, in_time, log_in, Connection, Endpoint, Purpose};
+use crate::remote::socket::{self, Socket};
 use crate::remote::tls;
 
 /// Opens a session that speaks the replication commands of its database.
@@ -28,19 +28,40 @@ pub async fn connect(endpoint: &Endpoint, purpose: Purpose) -> Result<Connection
     in_time(endpoint, &config, open(endpoint, &config)).await
 }
 
+/// Goes through the hosts as tokio-postgres does: the first one that takes the login, and writes
+/// where `target_session_attrs` asks for that.
 async fn open(endpoint: &Endpoint, config: &tokio_postgres::Config) -> Result<Connection> {
+    let mut refused = None;
+    for number in 0..config.get_hosts().len() {
+        match open_at(endpoint, config, number).await {
+            Ok(connection) => match is_wanted(config, &connection).await? {
+                true => return Ok(connection),
+                false => refused = Some(unwanted(endpoint)),
+            },
+            Err(error) => refused = Some(error),
+        }
+    }
+    Err(refused.unwrap_or_else(|| Error::internal(format!("{endpoint} has no host"))))
+}
+
+async fn open_at(
+    endpoint: &Endpoint,
+    config: &tokio_postgres::Config,
+    number: usize,
+) -> Result<Connection> {
     let label = &endpoint.to_string();
     let connector = &tls::connector(&endpoint.conninfo)?;
-    let host = match config.get_hosts().first() {
+    let host = match config.get_hosts().get(number) {
         Some(Host::Tcp(name)) => name.as_str(),
         _ => "",
     };
     let (client, connection) = log_in(endpoint, |mode| async move {
         let mut connector = connector.clone();
-        let tls = MakeTlsConnect::<StartupPatch<Stream>>::make_tls_connect(&mut connector, host)
+        let tls = MakeTlsConnect::<StartupPatch<Socket>>::make_tls_connect(&mut connector, host)
             .map_err(tls::internal)?;
-        let stream = StartupPatch::new(open_stream(config, label).await?);
+        let socket = socket::open(config, number).await.map_err(|e| unreachable(label, &e))?;
         let mut config = config.clone();
+        let stream = StartupPatch::new(socket);
         Ok(config.ssl_mode(mode).connect_raw(stream, tls::Replicating(tls)).await)
     })
     .await?;
@@ -50,73 +71,26 @@ async fn open(endpoint: &Endpoint, config: &tokio_postgres::Config) -> Result<Co
     Ok(Connection::from_parts(client, label.clone(), driver))
 }
 
-/// Either kind of socket.
-#[derive(Debug)]
-pub enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-async fn open_stream(config: &tokio_postgres::Config, label: &str) -> Result<Stream> {
-    let port = config.get_ports().first().copied().unwrap_or(5432);
-    let opened = if let Some(address) = config.get_hostaddrs().first() {
-        TcpStream::connect((*address, port)).await.map(Stream::Tcp)
-    } else {
-        match config.get_hosts().first() {
-            Some(Host::Tcp(host)) => {
-                TcpStream::connect((host.as_str(), port)).await.map(Stream::Tcp)
-            }
-            Some(Host::Unix(folder)) => {
-                UnixStream::connect(folder.join(format!(".s.PGSQL.{port}"))).await.map(Stream::Unix)
-            }
-            None => return Err(Error::argument(format!("no host is known for {label}"))),
-        }
+async fn is_wanted(config: &tokio_postgres::Config, connection: &Connection) -> Result<bool> {
+    let wanted = match config.get_target_session_attrs() {
+        TargetSessionAttrs::ReadWrite => "off",
+        TargetSessionAttrs::ReadOnly => "on",
+        _ => return Ok(true),
     };
-    opened.map_err(|error| {
-        Error::new(Kind::Unreachable, format!("could not connect to {label}"))
-            .detail(format!("{error}."))
-            .hint("Check host and port, that the server runs, and that it listens on that address.")
-    })
+    let row = connection.text_row("SHOW transaction_read_only").await?;
+    Ok(row.and_then(|row| row.into_iter().next().flatten()).as_deref() == Some(wanted))
 }
 
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
-            Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
-        }
-    }
+fn unwanted(endpoint: &Endpoint) -> Error {
+    Error::new(Kind::Unreachable, format!("could not connect to {endpoint}"))
+        .detail("None of its hosts is what target_session_attrs asks for.")
+        .hint("See which of them is the primary, and that it is named in the connection string.")
 }
 
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut TaskContext<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_write(cx, buf),
-            Self::Unix(s) => Pin::new(s).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_flush(cx),
-            Self::Unix(s) => Pin::new(s).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut TaskContext<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
-            Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
-        }
-    }
+fn unreachable(label: &str, error: &io::Error) -> Error {
+    Error::new(Kind::Unreachable, format!("could not connect to {label}"))
+        .detail(format!("{error}."))
+        .hint("Check host and port, that the server runs, and that it listens on that address.")
 }
 
 /// Adds `replication=database` to the startup packet, wherever that is written: to this

@@ -1,11 +1,13 @@
 //! The whole road: one command, or one by one, under writers.
 
-use reshard_scenarios::load::{Active, Load, LoadOptions};
-use reshard_scenarios::migration::{traffic, DESTINATION, PUBLICATION, SOURCE};
+use reshard_scenarios::load::{schema, Active, Load, LoadOptions};
+use reshard_scenarios::migration::{declare_at, traffic, DESTINATION, PUBLICATION, SOURCE};
 use reshard_scenarios::oracle::{check_record, helper_objects};
-use reshard_scenarios::{Migration, Server};
+use reshard_scenarios::{Migration, RigOptions, Server, Stop};
 
-use super::common::{application, check_outcome, insert_only, with_extension, STEP};
+use super::common::{
+    application, check_outcome, insert_only, restart, run, with_extension, KEY, STEP,
+};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_command_moves_a_live_database_and_loses_nothing() {
@@ -115,6 +117,43 @@ async fn views_have_the_columns_that_scripts_rely_on_and_keep_them_after_the_end
             assert!(count > 0, "{view}");
         }
         session.execute("SELECT * FROM reshard.poolers").await
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_of_several_hosts_are_reached_where_they_take_writes() {
+    run(RigOptions::new(3), |rig| async move {
+        let session = rig.source.connect().await?;
+        schema::create(&session).await?;
+        schema::seed(&session, 2_000).await?;
+        // The last one is a standby that follows nobody; at port 1 is no server at all.
+        let (standby, shards) = rig.shards.split_last().unwrap();
+        std::fs::write(standby.data().join("standby.signal"), "").unwrap();
+        restart(standby, Stop::Fast)?;
+        let hosts = |server: &Server| {
+            let place = format!("host=127.0.0.1 port={}", server.port());
+            let places = format!(
+                "host=127.0.0.1,127.0.0.1,127.0.0.1 port=1,{},{} target_session_attrs=read-write",
+                standby.port(),
+                server.port()
+            );
+            server.conninfo().replace(&place, &places)
+        };
+        let reached: Vec<String> = shards.iter().map(hosts).collect();
+        declare_at(&rig, KEY, &[hosts(&rig.source)], &reached).await?;
+        let migration = Migration::start(&rig, false).await?;
+        migration.watch(&["replicating"], STEP).await?;
+        migration.cutover(STEP).await?;
+        for shard in shards {
+            shard.execute("UPDATE accounts SET stamp = 'on a shard'").await?;
+        }
+        migration.rollback(STEP).await?;
+        let come: i64 = session
+            .one("SELECT count(*) FROM accounts WHERE stamp IS DISTINCT FROM 'on a shard'")
+            .await?;
+        assert_eq!(come, 0);
+        migration.verify(STEP).await.map(drop)
     })
     .await;
 }
