@@ -3,7 +3,7 @@
 //! on the source those of the shards.
 use crate::preflight::facts::Facts;
 use crate::preflight::finding::Finding;
-use crate::remote::Endpoint;
+use crate::remote::{connection, Endpoint};
 
 /// Every shard reaches the nodes.
 pub fn reachable_from_shards(facts: &Facts<'_>) -> Vec<Finding> {
@@ -27,12 +27,17 @@ fn unreachable(
         .map(|way| {
             let cluster = way.to.cluster.replace('\'', "''");
             let shard = way.to.shard;
+            let address = match way.error.one_line() {
+                text if connection::is_from_pooler(&text) => {
+                    "the server's own address: a connection pooler lets no replication through"
+                }
+                _ => "an address that other servers can reach, and let them in by pg_hba.conf",
+            };
             Finding::from_error(check_name, &way.error)
                 .object(format!("{} to {}", way.from, way.to))
                 .hint(format!(
                     "Its subscription connects with the connection string of {}. Declare that shard \
-                     with an address that other servers can reach, and let them in by pg_hba.conf: \
-                     SELECT reshard_drop_shard('{cluster}', {shard}); SELECT \
+                     with {address}: SELECT reshard_drop_shard('{cluster}', {shard}); SELECT \
                      reshard_add_shard('{cluster}', {shard}, 'host=...');",
                     way.to
                 ))

@@ -381,6 +381,11 @@ fn no_superuser(endpoint: &Endpoint, role: Option<&str>) -> Error {
         ))
 }
 
+/// Whether a login was refused by PgBouncer, which lets no replication through.
+pub fn is_from_pooler(message: &str) -> bool {
+    message.contains("unsupported startup parameter: replication")
+}
+
 /// What went wrong while connecting.
 fn connect_error(label: &str, error: &tokio_postgres::Error) -> Error {
     if let Some(db) = error.as_db_error() {
@@ -388,6 +393,9 @@ fn connect_error(label: &str, error: &tokio_postgres::Error) -> Error {
             "28P01" | "28000" => {
                 "Check user, password and pg_hba.conf of that server; reshard_add_shard() takes \
                  the new password of a shard that is declared."
+            }
+            _ if is_from_pooler(db.message()) => {
+                "A connection pooler is at that address: declare that of the server itself."
             }
             "3D000" => "Create the database there, or correct dbname.",
             "53300" => "Raise max_connections there, or lower reshard.max_copy_workers.",

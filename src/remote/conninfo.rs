@@ -5,6 +5,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use tokio_postgres::config::TargetSessionAttrs;
+
 use crate::error::{Error, Result};
 
 /// Keywords that are passed to tokio-postgres; those of TLS are for
@@ -18,7 +20,6 @@ const CLIENT_KEYWORDS: &[&str] = &[
     "port",
     "options",
     "sslnegotiation",
-    "target_session_attrs",
     "channel_binding",
 ];
 
@@ -54,6 +55,7 @@ const LIBPQ_KEYWORDS: &[&str] = &[
     "sslmode",
     "sslrootcert",
     "sslsni",
+    "target_session_attrs",
     "tcp_user_timeout",
 ];
 
@@ -63,6 +65,9 @@ const UNKEPT_SECRETS: &[&str] =
 
 /// Keywords whose value must never be shown.
 const SECRET_KEYWORDS: &[&str] = &["password", "sslpassword"];
+
+/// Which of several hosts may be taken: shards are written to.
+const SESSION_ATTRS: &[&str] = &["any", "read-write", "primary"];
 
 /// Keywords that say where a database is.
 const ADDRESS_KEYWORDS: &[&str] = &["host", "hostaddr", "port", "dbname"];
@@ -92,6 +97,14 @@ impl Conninfo {
             return Err(Error::argument("connection string holds a secret besides the password")
                 .detail(format!("Keyword \"{keyword}\" can't be kept secret."))
                 .hint("Leave it out: a role logs in with a password, or with a key that has no passphrase."));
+        }
+        if let Some(attrs) = map.get("target_session_attrs") {
+            if !SESSION_ATTRS.contains(&attrs.as_str()) {
+                return Err(bad(format!(
+                    "target_session_attrs is \"{attrs}\"; here it may be {}.",
+                    SESSION_ATTRS.join(", ")
+                )));
+            }
         }
         let is_known = |key: &String| {
             [CLIENT_KEYWORDS, LIBPQ_KEYWORDS].iter().any(|k| k.contains(&key.as_str()))
@@ -147,14 +160,19 @@ impl Conninfo {
     pub fn to_config(&self) -> Result<tokio_postgres::Config> {
         let known = self.0.iter().filter(|(k, _)| CLIENT_KEYWORDS.contains(&k.as_str()));
         let text = render(known);
-        text.parse::<tokio_postgres::Config>().map_err(|error| {
+        let mut config = text.parse::<tokio_postgres::Config>().map_err(|error| {
             // The error's own text may quote a value; its source names the cause.
             let cause = std::error::Error::source(&error)
                 .map_or_else(|| "unknown cause".to_owned(), ToString::to_string);
             Error::argument("invalid connection string")
                 .detail(format!("Cause: {cause}."))
                 .hint("A connection string looks like \"host=10.0.0.5 port=5432 dbname=app user=reshard password=...\".")
-        })
+        })?;
+        // tokio-postgres knows no "primary".
+        if self.get("target_session_attrs").is_some_and(|attrs| attrs != "any") {
+            config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        }
+        Ok(config)
     }
 }
 
@@ -315,6 +333,21 @@ mod tests {
         assert_eq!(c.get("password"), Some("it's  me"));
         assert_eq!(c.get("user"), Some("a b"));
         assert_eq!(Conninfo::parse(&c.to_libpq()).unwrap(), c);
+    }
+
+    #[test]
+    fn of_several_hosts_one_that_writes_may_be_asked_for() {
+        for (attrs, wanted) in [
+            ("any", TargetSessionAttrs::Any),
+            ("read-write", TargetSessionAttrs::ReadWrite),
+            ("primary", TargetSessionAttrs::ReadWrite),
+        ] {
+            let c = Conninfo::parse(&format!("host=a,b target_session_attrs={attrs}")).unwrap();
+            assert_eq!(c.to_config().unwrap().get_target_session_attrs(), wanted);
+            assert!(c.to_libpq().contains(attrs));
+        }
+        let error = Conninfo::parse("host=a,b target_session_attrs=standby").unwrap_err();
+        assert_eq!(error.sqlstate(), "22023");
     }
 
     #[test]

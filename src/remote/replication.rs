@@ -72,18 +72,16 @@ async fn open_at(
 }
 
 async fn is_wanted(config: &tokio_postgres::Config, connection: &Connection) -> Result<bool> {
-    let wanted = match config.get_target_session_attrs() {
-        TargetSessionAttrs::ReadWrite => "off",
-        TargetSessionAttrs::ReadOnly => "on",
-        _ => return Ok(true),
-    };
+    if config.get_target_session_attrs() == TargetSessionAttrs::Any {
+        return Ok(true);
+    }
     let row = connection.text_row("SHOW transaction_read_only").await?;
-    Ok(row.and_then(|row| row.into_iter().next().flatten()).as_deref() == Some(wanted))
+    Ok(row.and_then(|row| row.into_iter().next().flatten()).as_deref() == Some("off"))
 }
 
 fn unwanted(endpoint: &Endpoint) -> Error {
     Error::new(Kind::Unreachable, format!("could not connect to {endpoint}"))
-        .detail("None of its hosts is what target_session_attrs asks for.")
+        .detail("None of its hosts that answer takes writes, as target_session_attrs asks.")
         .hint("See which of them is the primary, and that it is named in the connection string.")
 }
 

@@ -131,17 +131,17 @@ async fn servers_of_several_hosts_are_reached_where_they_take_writes() {
         let (standby, shards) = rig.shards.split_last().unwrap();
         std::fs::write(standby.data().join("standby.signal"), "").unwrap();
         restart(standby, Stop::Fast)?;
-        let hosts = |server: &Server| {
+        let hosts = |server: &Server, attrs: &str| {
             let place = format!("host=127.0.0.1 port={}", server.port());
             let places = format!(
-                "host=127.0.0.1,127.0.0.1,127.0.0.1 port=1,{},{} target_session_attrs=read-write",
+                "host=127.0.0.1,127.0.0.1,127.0.0.1 port=1,{},{} target_session_attrs={attrs}",
                 standby.port(),
                 server.port()
             );
             server.conninfo().replace(&place, &places)
         };
-        let reached: Vec<String> = shards.iter().map(hosts).collect();
-        declare_at(&rig, KEY, &[hosts(&rig.source)], &reached).await?;
+        let reached: Vec<String> = shards.iter().map(|shard| hosts(shard, "primary")).collect();
+        declare_at(&rig, KEY, &[hosts(&rig.source, "read-write")], &reached).await?;
         let migration = Migration::start(&rig, false).await?;
         migration.watch(&["replicating"], STEP).await?;
         migration.cutover(STEP).await?;
