@@ -100,6 +100,17 @@ pub enum ServerState {
     Known(Box<ServerFacts>),
 }
 
+/// Standbys that commits of a server wait for.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub struct SynchronousStandbys {
+    /// `synchronous_standby_names`
+    pub names: String,
+    /// How many of them a commit waits for.
+    pub needed: i64,
+    /// How many are connected.
+    pub connected: i64,
+}
+
 /// What a server says about itself.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub struct ServerFacts {
@@ -129,6 +140,7 @@ pub struct ServerFacts {
     pub slot_limits: Vec<String>,
     pub read_only: bool,
     pub misreading: Vec<String>,
+    pub synchronous_standbys: SynchronousStandbys,
     pub roles: Vec<String>,
     pub extensions: BTreeMap<String, String>,
     pub available: BTreeMap<String, Option<String>>,

@@ -22,6 +22,7 @@ mod reach;
 mod rows;
 mod sample;
 mod server;
+mod settings;
 mod size;
 mod staying;
 mod strays;
@@ -74,10 +75,11 @@ const CHECKS: &[Check] = &[
     server::privilege,
     server::server_version,
     server::standby,
-    server::read_only,
-    server::value_settings,
-    server::wal_level,
-    server::slot_limits,
+    settings::read_only,
+    settings::value_settings,
+    settings::wal_level,
+    settings::slot_limits,
+    settings::synchronous_standby,
     database::local_source,
     database::distinct_databases,
     nodes::node_support,

@@ -1,9 +1,8 @@
-//! Checks of each server by itself: reachable, fit, set up for replication.
+//! Checks of each server by itself: reachable and fit.
 use crate::cluster::Side;
 use crate::error::Kind;
 use crate::preflight::facts::{Facts, ServerState};
 use crate::preflight::finding::Finding;
-use crate::preflight::Verb;
 use crate::remote::quote::literal;
 
 /// Name of the extension's library.
@@ -142,125 +141,13 @@ pub fn standby(facts: &Facts<'_>) -> Vec<Finding> {
         .collect()
 }
 
-/// No server ends sessions or slots by itself that the run needs.
-pub fn slot_limits(facts: &Facts<'_>) -> Vec<Finding> {
-    if !facts.verb.has_flows() {
-        return Vec::new();
-    }
-    facts
-        .known_of(Side::Source)
-        .filter(|(_, known)| !known.slot_limits.is_empty())
-        .map(|(server, known)| {
-            Finding::warning(
-                "slot_limits",
-                format!("replication slots of {} may be lost during the run", server.endpoint),
-            )
-            .object(server.endpoint.to_string())
-            .detail(format!(
-                "Slots keep the WAL that is written during the copy; there {}.",
-                known.slot_limits.join(", ")
-            ))
-            .hint(format!(
-                "For the time of the run: {}SELECT pg_reload_conf();",
-                known.slot_limits.iter().map(|limit| unlimited(limit)).collect::<String>()
-            ))
-        })
-        .collect()
-}
-
-/// The statement that takes the limit `name = value` away.
-fn unlimited(limit: &str) -> String {
-    let name = limit.split(' ').next().unwrap_or_default();
-    let none = if name == "max_slot_wal_keep_size" { "-1" } else { "0" };
-    format!("ALTER SYSTEM SET {name} = {none}; ")
-}
-
-/// Shards take writes.
-pub fn read_only(facts: &Facts<'_>) -> Vec<Finding> {
-    facts
-        .known()
-        .filter(|(_, known)| known.read_only)
-        .map(|(server, known)| {
-            Finding::error(
-                "read_only",
-                Kind::WrongState,
-                format!("sessions on {} are read-only", server.endpoint),
-            )
-            .object(server.endpoint.to_string())
-            .detail("default_transaction_read_only is on for that role and database.")
-            .hint(format!(
-                "On that server, or for the role alone: ALTER DATABASE \"{}\" SET \
-                 default_transaction_read_only = off;",
-                known.database.replace('"', "\"\"")
-            ))
-        })
-        .collect()
-}
-
-/// Subscriptions read names and values as they were written. Their workers have the settings of
-/// the database and the role: with `array_nulls` off, a null in an array becomes a text, and with
-/// another `client_encoding` than the database's they convert what comes in that already
-/// (`pq_getmsgstring` in src/backend/libpq/pqformat.c).
-pub fn value_settings(facts: &Facts<'_>) -> Vec<Finding> {
-    if facts.verb == Verb::SchemaSync {
-        return Vec::new();
-    }
-    facts
-        .known()
-        .filter(|(_, known)| !known.misreading.is_empty())
-        .map(|(server, known)| {
-            let database = known.database.replace('"', "\"\"");
-            let reset = known.misreading.iter().map(|setting| {
-                let name = setting.split(' ').next().unwrap_or_default();
-                format!(" ALTER DATABASE \"{database}\" RESET {name};")
-            });
-            Finding::error(
-                "value_settings",
-                Kind::WrongState,
-                format!("subscriptions on {} would misread what they receive", server.endpoint),
-            )
-            .object(server.endpoint.to_string())
-            .detail(format!("For that role and database, {}.", known.misreading.join(", ")))
-            .hint(format!(
-                "On that server, where it is set for the database:{}",
-                reset.collect::<String>()
-            ))
-        })
-        .collect()
-}
-
-/// Every server writes what logical decoding needs: the source for the flow, the
-/// shards for the way back.
-pub fn wal_level(facts: &Facts<'_>) -> Vec<Finding> {
-    if facts.verb == Verb::SchemaSync {
-        return Vec::new();
-    }
-    facts
-        .known()
-        .filter(|(_, known)| known.wal_level != "logical")
-        .map(|(server, known)| {
-            let why = match server.side {
-                Side::Source => "Changes can't be replicated from there.",
-                Side::Destination => "The way back needs to replicate from there.",
-            };
-            Finding::error(
-                "wal_level",
-                Kind::WrongState,
-                format!("wal_level is \"{}\" on {}", known.wal_level, server.endpoint),
-            )
-            .object(server.endpoint.to_string())
-            .detail(why)
-            .hint("On that server: ALTER SYSTEM SET wal_level = 'logical'; then restart it.")
-        })
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::cluster::Cluster;
     use crate::preflight::facts::{Server, ServerFacts};
+    use crate::preflight::Verb;
     use crate::remote::{Conninfo, Endpoint};
     use crate::state::options::Options;
 

@@ -61,6 +61,17 @@ SELECT jsonb_build_object(
     -- This session is read-only by itself.
     'read_only', (SELECT s.reset_val = 'on' FROM pg_settings AS s
                    WHERE s.name = 'default_transaction_read_only'),
+    'synchronous_standbys', (
+        SELECT jsonb_build_object(
+                   'names', s.names,
+                   -- Names without a number before them mean one of them.
+                   'needed', CASE WHEN s.names ~ '[^[:space:]]' AND NOT pg_is_in_recovery()
+                       THEN coalesce((regexp_match(s.names, '^[[:space:]]*(?:first|any)?[[:space:]]*([0-9]+)[[:space:]]*[(]',
+                                                   'i'))[1]::int, 1)
+                       ELSE 0 END,
+                   'connected', (SELECT count(*) FROM pg_stat_replication AS r
+                                  WHERE r.sync_state IN ('sync', 'quorum')))
+          FROM current_setting('synchronous_standby_names') AS s (names)),
     -- Subscriptions read names and values as the database and the role say.
     'misreading', coalesce((
         SELECT jsonb_agg(o.name || ' = ' || o.value ORDER BY o.name)

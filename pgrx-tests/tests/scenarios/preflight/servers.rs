@@ -36,10 +36,12 @@ async fn every_check_of_the_servers_fires() {
             ("max_connections", "8"),
             ("superuser_reserved_connections", "3"),
             ("wal_level", "replica"),
+            ("synchronous_standby_names", "FIRST 2 (gone, away)"),
         ])?;
         restart(&rig.shards[0], Stop::Fast)?;
         let found = preflight(&session, WHOLE, "{}").await?;
         expect(&found, "wal_level", "error", "shard 0");
+        expect(&found, "synchronous_standby", "error", "needed: 2, connected: 0");
         for check in
             ["replication_slots", "wal_senders", "worker_processes", "apply_workers", "connections"]
         {
