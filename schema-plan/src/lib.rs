@@ -14,6 +14,8 @@ mod kind;
 mod render;
 
 #[cfg(feature = "planner")]
+mod attribute_version;
+#[cfg(feature = "planner")]
 mod classify;
 #[cfg(feature = "planner")]
 mod error;

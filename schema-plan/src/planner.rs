@@ -1,5 +1,6 @@
 //! From the text of a dump to a plan: one pass, one parse per statement.
 
+use crate::attribute_version::{self, Without};
 use crate::classify::{classify, Name, Place, Refused, Subject};
 use crate::error::{quote, shown, without_secrets, PlanError};
 use crate::leave_out::{Options, Rules};
@@ -101,16 +102,22 @@ impl Planner {
             Refused::Data => PlanError::HoldsData { line, quote: quote(sql) },
         })?;
         if let Some(reason) = self.rules.reason(&subject, &parsed.reads) {
-            let (schema_name, object_name) = split_name(subject.name);
-            self.left_out.push(LeftOut {
-                kind: subject.kind,
-                schema_name,
-                object_name,
-                reason: reason.to_owned(),
-                sql: without_secrets(sql),
-            });
+            self.leave_out(subject, reason, sql);
             return Ok(());
         }
+        let rest = match attribute_version::without(&parsed.node) {
+            Ok(Without::Same) => None,
+            Ok(Without::Nothing) => {
+                self.leave_out(subject, "versions of columns are the server's own", sql);
+                return Ok(());
+            }
+            Ok(Without::Statement(rest)) => Some(rest),
+            Err(error) => {
+                let (message, quote) = (error.to_string(), quote(sql));
+                return Err(PlanError::Parse { line, message, quote });
+            }
+        };
+        let sql = rest.as_deref().unwrap_or(sql);
         self.session.start();
         if self.order.is_out_of_order(&subject) {
             self.move_before_data();
@@ -128,6 +135,17 @@ impl Planner {
             None => self.push(subject, step, settings, sql.to_owned()),
         }
         Ok(())
+    }
+
+    fn leave_out(&mut self, subject: Subject, reason: &str, sql: &str) {
+        let (schema_name, object_name) = split_name(subject.name);
+        self.left_out.push(LeftOut {
+            kind: subject.kind,
+            schema_name,
+            object_name,
+            reason: reason.to_owned(),
+            sql: without_secrets(sql),
+        });
     }
 
     fn move_before_data(&mut self) {
