@@ -17,7 +17,7 @@ mod shell;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use reshard_scenarios::{Result, Rig, RigOptions};
+use reshard_scenarios::{Result, Rig, RigOptions, Share};
 
 use contest::Setup;
 
@@ -96,7 +96,7 @@ async fn from_nodes(rounds: usize, scale: f64) -> Result<()> {
 
 /// Durable servers that are not slowed by checkpoints in the middle of a run.
 fn options(mut options: RigOptions) -> RigOptions {
-    options.turns = false;
+    options.share = Share::Unasked;
     for (name, value) in [
         ("fsync", "on"),
         ("full_page_writes", "on"),

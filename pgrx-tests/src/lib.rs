@@ -17,7 +17,7 @@ pub mod scenario;
 pub mod session;
 pub mod wait;
 
-pub use cluster::{Rig, RigOptions, Server, Stop};
+pub use cluster::{Rig, RigOptions, Server, Share, Stop};
 pub use error::{Error, Result, SqlError};
 pub use migration::Migration;
 pub use session::Session;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::cluster::{Rig, RigOptions};
+use crate::cluster::{Rig, RigOptions, Share};
 use crate::error::{Error, Result};
 use crate::load::{schema, Load, LoadOptions};
 use crate::migration::{declare, Migration};
@@ -26,7 +26,7 @@ pub async fn bench() -> Result<()> {
     for (name, value) in [("fsync", "on"), ("full_page_writes", "on")] {
         options = options.source(name, value).shard(name, value);
     }
-    options.turns = false;
+    options.share = Share::Unasked;
     let rig = Arc::new(Rig::start(options).await?);
     let outcome = measure(&rig).await;
     if outcome.is_err() {

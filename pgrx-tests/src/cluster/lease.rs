@@ -39,25 +39,53 @@ impl Port {
     }
 }
 
+/// How a rig shares the machine with others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Share {
+    /// It waits for its turn among them.
+    Turn,
+    /// It waits until it is alone: what it measures are times.
+    Alone,
+    /// It asks nobody.
+    Unasked,
+}
+
 /// The right to use the machine's cores for one rig.
 #[derive(Debug)]
 pub(super) struct Turn {
-    _lock: File,
+    _locks: Vec<File>,
 }
 
 impl Turn {
     /// Waits for it; tests hold theirs for minutes, so this has no deadline.
-    pub(super) async fn take() -> Result<Turn> {
+    pub(super) async fn take(share: Share) -> Result<Turn> {
         let rigs =
             std::env::var("RESHARD_RIGS").ok().and_then(|value| value.parse().ok()).unwrap_or(RIGS);
-        loop {
-            for number in 0..rigs {
-                if let Some(lock) = try_lock(&format!("turn-{number}"))? {
-                    return Ok(Turn { _lock: lock });
+        let mut locks = Vec::new();
+        let wanted = match share {
+            Share::Turn => 1,
+            Share::Alone => rigs,
+            Share::Unasked => 0,
+        };
+        while locks.len() < wanted {
+            // Who wants all of them takes them in their order: two that do never wait for one another.
+            let numbers = match share {
+                Share::Alone => locks.len()..locks.len() + 1,
+                _ => 0..rigs,
+            };
+            let mut free = None;
+            for number in numbers {
+                free = try_lock(&format!("turn-{number}"))?;
+                if free.is_some() {
+                    break;
                 }
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            match free {
+                Some(lock) => locks.push(lock),
+                None => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
         }
+        Ok(Turn { _locks: locks })
     }
 }
 

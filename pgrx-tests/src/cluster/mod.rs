@@ -14,6 +14,7 @@ mod tls;
 
 pub use disk::SmallDisk;
 pub use installation::Installation;
+pub use lease::Share;
 pub use network::{Network, Place};
 pub use pooler::{Pooler, POOLER};
 pub use rig::{Rig, RigOptions, DATABASE, PASSWORD};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::account::Account;
 use super::installation::Installation;
-use super::lease::Turn;
+use super::lease::{Share, Turn};
 use super::scratch::Scratch;
 use super::server::{Server, ServerOptions};
 use crate::error::{Error, Result};
@@ -35,8 +35,8 @@ pub struct RigOptions {
     pub placement: Placement,
     /// Whether the source's shards are the first ones of the destination as well.
     pub staying: bool,
-    /// Whether this rig waits for its turn among the rigs of this machine.
-    pub turns: bool,
+    /// How this rig shares the machine with others.
+    pub share: Share,
 }
 
 impl RigOptions {
@@ -51,8 +51,14 @@ impl RigOptions {
             source_placement: Placement::Hash,
             placement: Placement::Hash,
             staying: false,
-            turns: true,
+            share: Share::Turn,
         }
+    }
+
+    /// On a machine without other rigs.
+    pub fn alone(mut self) -> Self {
+        self.share = Share::Alone;
+        self
     }
 
     /// A source whose shards stay, and so many that join them.
@@ -111,22 +117,19 @@ pub struct Rig {
     account: Account,
     installation: Arc<Installation>,
     shard_options: ServerOptions,
-    _turn: Option<Turn>,
+    _turn: Turn,
 }
 
 impl Rig {
     /// Starts all servers, in parallel.
     pub async fn start(options: RigOptions) -> Result<Rig> {
-        let turn = match options.turns {
-            true => Some(Turn::take().await?),
-            false => None,
-        };
+        let turn = Turn::take(options.share).await?;
         tokio::task::spawn_blocking(move || Rig::start_servers(options, turn))
             .await
             .map_err(|error| Error::Unexpected(format!("starting a rig: {error}")))?
     }
 
-    fn start_servers(options: RigOptions, turn: Option<Turn>) -> Result<Rig> {
+    fn start_servers(options: RigOptions, turn: Turn) -> Result<Rig> {
         let account = Account::find()?;
         let installation = Arc::new(Installation::find()?);
         if options.preload && !installation.has_reshard() {

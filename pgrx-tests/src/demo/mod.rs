@@ -7,7 +7,7 @@ mod progress;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::cluster::{Rig, RigOptions, Server};
+use crate::cluster::{Rig, RigOptions, Server, Share};
 use crate::error::{Error, Result};
 use crate::load::{schema, Load, LoadOptions, Outcome};
 use crate::migration::{declare, Migration};
@@ -29,7 +29,7 @@ pub async fn run() -> Result<()> {
         .shard("fsync", "on")
         .shard("full_page_writes", "on")
         .shard("shared_buffers", "256MB");
-    options.turns = false;
+    options.share = Share::Unasked;
     let rig = Arc::new(Rig::start(options).await?);
     println!(
         "source on port {}, shards on ports {:?}, all in {}",

@@ -450,6 +450,7 @@ pub async fn finished_parts(rig: &Rig) -> Result<BTreeSet<String>> {
 #[ignore = "takes minutes"]
 async fn ten_thousand_small_tables_cost_little_each_and_little_memory() {
     let options = RigOptions::new(2)
+        .alone()
         .source("max_locks_per_transaction", "1000")
         .shard("max_locks_per_transaction", "1000");
     run_within(options, LONG, |rig| async move {

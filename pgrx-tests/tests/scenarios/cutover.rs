@@ -55,8 +55,7 @@ async fn after_a_rollback_the_source_holds_all_that_was_written_on_the_shards() 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes minutes"]
 async fn twenty_switches_under_eight_writers_lose_nothing_and_stay_below_300_ms() {
-    let options = RigOptions::new(4);
-    run_within(options, Duration::from_secs(1_200), |rig| async move {
+    run_within(RigOptions::new(4).alone(), Duration::from_secs(1_200), |rig| async move {
         application(&rig, 20_000).await?;
         let load = Load::start(&rig, &LoadOptions { direct: 2, ..LoadOptions::default() });
         let migration = Migration::start(&rig, false).await?;

@@ -1,15 +1,15 @@
 //! Many tables, and large ones.
 
 use reshard_scenarios::migration::{declare_shards, DESTINATION, PUBLICATION, SOURCE};
-use reshard_scenarios::{Migration, Result, Server, Session};
+use reshard_scenarios::{Migration, Result, RigOptions, Server, Session};
 
-use super::super::common::{with_extension, STEP};
+use super::super::common::{run, with_extension, STEP};
 use super::{declare_whole, sync};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "two thousand tables"]
 async fn two_thousand_tables_take_less_than_twice_as_long_as_pg_restore_and_little_memory() {
-    with_extension(2, |rig| async move {
+    run(RigOptions::new(2).alone(), |rig| async move {
         let session = rig.source.connect().await?;
         for chunk in 0..20 {
             session
