@@ -1,6 +1,19 @@
 -- What reshard puts on a destination shard alone: plain SQL in one schema.
 -- Run again and again without harm; dropped as a whole at the end.
 
+DO $foreign$
+BEGIN
+    IF EXISTS (SELECT FROM pg_namespace AS n
+                WHERE n.nspname = 'reshard'
+                  AND obj_description(n.oid, 'pg_namespace') IS DISTINCT FROM
+                      'helper objects of a running resharding; dropped when it ends') THEN
+        RAISE object_not_in_prerequisite_state USING
+            MESSAGE = 'schema "reshard" was not made by a migration',
+            HINT = 'Rename it: the helper objects of a migration have to be in one of that name.';
+    END IF;
+END
+$foreign$;
+
 CREATE SCHEMA IF NOT EXISTS reshard;
 COMMENT ON SCHEMA reshard IS 'helper objects of a running resharding; dropped when it ends';
 GRANT USAGE ON SCHEMA reshard TO PUBLIC;

@@ -6,6 +6,7 @@ use crate::error::Kind;
 use crate::preflight::facts::{Existing, Facts, Server};
 use crate::preflight::finding::Finding;
 use crate::preflight::Verb;
+use crate::replication::cleanup::HELPERS;
 
 /// Names that one finding lists.
 const NAMED: usize = 10;
@@ -46,6 +47,25 @@ pub fn destination_extension(facts: &Facts<'_>) -> Vec<Finding> {
             .object(server.endpoint.to_string())
             .detail("Shards don't need it, and its schema is where their helper objects go.")
             .hint("In that database: DROP EXTENSION reshard;")
+        })
+        .collect()
+}
+
+/// No shard has a schema of the helper objects' name, unless a migration has made it.
+pub fn destination_schema(facts: &Facts<'_>) -> Vec<Finding> {
+    facts
+        .known_of(Side::Destination)
+        .filter(|(_, known)| !known.extensions.contains_key("reshard"))
+        .filter(|(_, known)| known.helper_schema.as_ref().is_some_and(|made| made != HELPERS))
+        .map(|(server, _)| {
+            Finding::error(
+                "destination_schema",
+                Kind::WrongState,
+                format!("schema \"reshard\" of {} was not made by a migration", server.endpoint),
+            )
+            .object(server.endpoint.to_string())
+            .detail("The helper objects of a migration have to be in a schema of that name.")
+            .hint("In that database: ALTER SCHEMA reshard RENAME TO ...;")
         })
         .collect()
 }

@@ -141,6 +141,7 @@ pub struct ServerFacts {
     pub read_only: bool,
     pub misreading: Vec<String>,
     pub synchronous_standbys: SynchronousStandbys,
+    pub helper_schema: Option<String>,
     pub roles: Vec<String>,
     pub extensions: BTreeMap<String, String>,
     pub available: BTreeMap<String, Option<String>>,

@@ -110,6 +110,7 @@ const CHECKS: &[Check] = &[
     table::sharding_key_null,
     database::exclude_schemas,
     destination::destination_extension,
+    destination::destination_schema,
     destination::destination_empty,
     destination::destination_tables,
     size::disk_space,

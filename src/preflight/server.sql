@@ -96,6 +96,8 @@ SELECT jsonb_build_object(
                  -- SQL_ASCII means no conversion.
                  WHERE pg_char_to_encoding(e.value) NOT IN (d.encoding, pg_char_to_encoding('SQL_ASCII'))
                ) AS o (name, value)), '[]'),
+    'helper_schema', (SELECT coalesce(obj_description(n.oid, 'pg_namespace'), '')
+                        FROM pg_namespace AS n WHERE n.nspname = 'reshard'),
     'roles', (SELECT jsonb_agg(r.rolname) FROM pg_roles AS r),
     'extensions', coalesce((SELECT jsonb_object_agg(e.extname, e.extversion)
                               FROM pg_extension AS e), '{}'),

@@ -4,7 +4,7 @@ use futures::future::join_all;
 
 use crate::cluster::Side;
 use crate::error::Result;
-use crate::remote::quote::ident;
+use crate::remote::quote::{ident, literal};
 use crate::remote::{Connection, Links};
 use crate::replication::{marker, slot, subscription};
 
@@ -75,10 +75,37 @@ pub async fn drop_placements(session: &Connection) -> Result<()> {
     Ok(())
 }
 
-/// Drops the helper schema of a shard.
+/// The comment on the helper schema of a shard, by which it is known.
+pub const HELPERS: &str = "helper objects of a running resharding; dropped when it ends";
+
+/// Drops the helper schema of a shard; leaves one alone that somebody else has made.
 ///
 /// # Errors
 /// The server's.
 pub async fn drop_helpers(session: &Connection) -> Result<()> {
-    session.batch("SET client_min_messages = error; DROP SCHEMA IF EXISTS reshard CASCADE").await
+    session
+        .batch(&format!(
+            "SET client_min_messages = error; \
+             DO $drop$ BEGIN \
+                 IF EXISTS (SELECT FROM pg_namespace AS n WHERE n.nspname = 'reshard' \
+                               AND obj_description(n.oid, 'pg_namespace') = {}) THEN \
+                     DROP SCHEMA reshard CASCADE; \
+                 END IF; \
+             END $drop$",
+            literal(HELPERS)
+        ))
+        .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_helper_schema_is_made_with_the_comment_that_it_is_dropped_by() {
+        let made = format!("COMMENT ON SCHEMA reshard IS {};", literal(HELPERS));
+        let sql = include_str!("../../sql/shard.sql");
+        assert!(sql.contains(&made));
+        assert_eq!(sql.matches(HELPERS).count(), 2);
+    }
 }

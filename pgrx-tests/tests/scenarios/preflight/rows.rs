@@ -258,6 +258,10 @@ async fn every_check_of_the_schema_and_the_rows_fires_and_a_clean_database_is_cl
                 setup: "CREATE EXTENSION reshard", undo: "DROP EXTENSION reshard", ..CASE
             },
             Case {
+                check: "destination_schema", names: "not made by a migration", server: 2,
+                setup: "CREATE SCHEMA reshard", undo: "DROP SCHEMA reshard", ..CASE
+            },
+            Case {
                 check: "read_only", names: "read-only", server: 1,
                 setup: "ALTER DATABASE app SET default_transaction_read_only = on",
                 undo: "SET default_transaction_read_only = off;; ALTER DATABASE app RESET default_transaction_read_only", ..CASE
