@@ -1,7 +1,7 @@
 //! Versions of columns: an option that some servers keep with each column for themselves and
 //! others refuse. A pg_dump that doesn't know it writes it as one of the column's options.
 
-use pg_query::protobuf::AlterTableType;
+use pg_query::protobuf::{AlterTableType, List, Node};
 use pg_query::{DeparseOptions, NodeEnum};
 
 /// The option's name.
@@ -25,29 +25,39 @@ pub(crate) enum Without {
 /// The parser's, where the rest can't be written.
 pub(crate) fn without(node: &NodeEnum) -> pg_query::Result<Without> {
     let NodeEnum::AlterTableStmt(statement) = node else { return Ok(Without::Same) };
-    let mut statement = statement.clone();
-    let (mut taken, mut left) = (0, 0);
-    for command in &mut statement.cmds {
-        let Some(NodeEnum::AlterTableCmd(command)) = &mut command.node else { continue };
-        if command.subtype() != AlterTableType::AtSetOptions {
-            return Ok(Without::Same);
-        }
-        let options = command.def.as_mut().and_then(|def| def.node.as_mut());
-        let Some(NodeEnum::List(options)) = options else { continue };
-        let before = options.items.len();
-        options.items.retain(
-            |item| !matches!(&item.node, Some(NodeEnum::DefElem(option)) if option.defname == NAME),
-        );
-        taken += before - options.items.len();
-        left += options.items.len();
+    let [command] = statement.cmds.as_slice() else { return Ok(Without::Same) };
+    let Some(options) = command.node.as_ref().and_then(options_of) else {
+        return Ok(Without::Same);
+    };
+    let rest: Vec<Node> = options.items.iter().filter(|item| !is_version(item)).cloned().collect();
+    if rest.len() == options.items.len() {
+        return Ok(Without::Same);
     }
-    Ok(match (taken, left) {
-        (0, _) => Without::Same,
-        (_, 0) => Without::Nothing,
-        _ => Without::Statement(
-            NodeEnum::AlterTableStmt(statement).deparse(DeparseOptions::default())?,
-        ),
-    })
+    if rest.is_empty() {
+        return Ok(Without::Nothing);
+    }
+    let mut statement = statement.clone();
+    for command in &mut statement.cmds {
+        if let Some(NodeEnum::AlterTableCmd(command)) = &mut command.node {
+            let list = NodeEnum::List(List { items: rest.clone() });
+            command.def = Some(Box::new(Node { node: Some(list) }));
+        }
+    }
+    let deparsed = NodeEnum::AlterTableStmt(statement).deparse(DeparseOptions::default())?;
+    Ok(Without::Statement(deparsed))
+}
+
+/// The options that a command sets for a column.
+fn options_of(command: &NodeEnum) -> Option<&List> {
+    let NodeEnum::AlterTableCmd(command) = command else { return None };
+    match (command.subtype(), command.def.as_ref()?.node.as_ref()?) {
+        (AlterTableType::AtSetOptions, NodeEnum::List(options)) => Some(options),
+        _ => None,
+    }
+}
+
+fn is_version(option: &Node) -> bool {
+    matches!(&option.node, Some(NodeEnum::DefElem(option)) if option.defname == NAME)
 }
 
 #[cfg(test)]

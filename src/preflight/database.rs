@@ -6,6 +6,7 @@ use crate::error::Kind;
 use crate::preflight::facts::{Behind, Facts, Server, ServerFacts};
 use crate::preflight::finding::Finding;
 use crate::preflight::staying;
+use crate::remote::quote::ident;
 
 /// One shard of the source is this very database.
 pub fn local_source(facts: &Facts<'_>) -> Vec<Finding> {
@@ -71,8 +72,8 @@ pub fn encoding(facts: &Facts<'_>) -> Vec<Finding> {
             .object(server.endpoint.to_string())
             .detail(format!("It is {}, that of the source is {}.", known.encoding, source.encoding))
             .hint(format!(
-                "Create it anew: CREATE DATABASE \"{}\" ENCODING '{}' TEMPLATE template0;",
-                known.database.replace('"', "\"\""),
+                "Create it anew: CREATE DATABASE {} ENCODING '{}' TEMPLATE template0;",
+                ident(&known.database),
                 source.encoding
             ))
         })

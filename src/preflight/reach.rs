@@ -27,11 +27,9 @@ fn unreachable(
         .map(|way| {
             let cluster = way.to.cluster.replace('\'', "''");
             let shard = way.to.shard;
-            let address = match way.error.one_line() {
-                text if connection::is_from_pooler(&text) => {
-                    "the server's own address: a connection pooler lets no replication through"
-                }
-                _ => "an address that other servers can reach, and let them in by pg_hba.conf",
+            let address = match connection::is_from_pooler(&way.error.one_line()) {
+                true => "the server's own address: a connection pooler lets no replication through",
+                false => "an address that other servers can reach, and let them in by pg_hba.conf",
             };
             Finding::from_error(check_name, &way.error)
                 .object(format!("{} to {}", way.from, way.to))

@@ -4,6 +4,7 @@ use crate::error::Kind;
 use crate::preflight::facts::{Facts, SynchronousStandbys};
 use crate::preflight::finding::Finding;
 use crate::preflight::Verb;
+use crate::remote::quote::ident;
 
 /// No server ends sessions or slots by itself that the run needs.
 pub fn slot_limits(facts: &Facts<'_>) -> Vec<Finding> {
@@ -31,9 +32,14 @@ pub fn slot_limits(facts: &Facts<'_>) -> Vec<Finding> {
         .collect()
 }
 
+/// The name in `name = value`.
+fn name_of(setting: &str) -> &str {
+    setting.split(' ').next().unwrap_or_default()
+}
+
 /// The statement that takes the limit `name = value` away.
 fn unlimited(limit: &str) -> String {
-    let name = limit.split(' ').next().unwrap_or_default();
+    let name = name_of(limit);
     let none = if name == "max_slot_wal_keep_size" { "-1" } else { "0" };
     format!("ALTER SYSTEM SET {name} = {none}; ")
 }
@@ -52,9 +58,9 @@ pub fn read_only(facts: &Facts<'_>) -> Vec<Finding> {
             .object(server.endpoint.to_string())
             .detail("default_transaction_read_only is on for that role and database.")
             .hint(format!(
-                "On that server, or for the role alone: ALTER DATABASE \"{}\" SET \
+                "On that server, or for the role alone: ALTER DATABASE {} SET \
                  default_transaction_read_only = off;",
-                known.database.replace('"', "\"\"")
+                ident(&known.database)
             ))
         })
         .collect()
@@ -72,11 +78,11 @@ pub fn value_settings(facts: &Facts<'_>) -> Vec<Finding> {
         .known()
         .filter(|(_, known)| !known.misreading.is_empty())
         .map(|(server, known)| {
-            let database = known.database.replace('"', "\"\"");
-            let reset = known.misreading.iter().map(|setting| {
-                let name = setting.split(' ').next().unwrap_or_default();
-                format!(" ALTER DATABASE \"{database}\" RESET {name};")
-            });
+            let database = ident(&known.database);
+            let reset = known
+                .misreading
+                .iter()
+                .map(|setting| format!(" ALTER DATABASE {database} RESET {};", name_of(setting)));
             Finding::error(
                 "value_settings",
                 Kind::WrongState,

@@ -412,10 +412,19 @@ fn connect_error(label: &str, error: &tokio_postgres::Error) -> Error {
         std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string);
     let hint = match is_about_tls(error) {
         true => "Check sslmode, sslrootcert and the other keywords of TLS in its connection string, and ssl in its postgresql.conf.",
-        false => "Check host and port, that the server runs, and that it listens on that address.",
+        false => NO_ANSWER,
     };
+    unreachable(label, &cause, hint)
+}
+
+/// A hint for a server that nobody answers for.
+pub(super) const NO_ANSWER: &str =
+    "Check host and port, that the server runs, and that it listens on that address.";
+
+/// A server that can't be reached, and why.
+pub(super) fn unreachable(label: &str, cause: &str, hint: &str) -> Error {
     Error::new(Kind::Unreachable, format!("could not connect to {label}"))
-        .detail(format!("{}.", sentence(&cause)))
+        .detail(format!("{}.", sentence(cause)))
         .hint(hint)
 }
 

@@ -164,9 +164,7 @@ impl Conninfo {
             // The error's own text may quote a value; its source names the cause.
             let cause = std::error::Error::source(&error)
                 .map_or_else(|| "unknown cause".to_owned(), ToString::to_string);
-            Error::argument("invalid connection string")
-                .detail(format!("Cause: {cause}."))
-                .hint("A connection string looks like \"host=10.0.0.5 port=5432 dbname=app user=reshard password=...\".")
+            bad(format!("Cause: {cause}."))
         })?;
         // tokio-postgres knows no "primary".
         if self.get("target_session_attrs").is_some_and(|attrs| attrs != "any") {

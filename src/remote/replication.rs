@@ -14,8 +14,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::config::{Host, TargetSessionAttrs};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsStream};
 
-use crate::error::{Error, Kind, Result};
-use crate::remote::connection::{config, in_time, log_in, Connection, Endpoint, Purpose};
+use crate::error::{Error, Result};
+use crate::remote::connection::{
+    config, in_time, log_in, unreachable, Connection, Endpoint, Purpose, NO_ANSWER,
+};
 use crate::remote::socket::{self, Socket};
 use crate::remote::tls;
 
@@ -31,17 +33,14 @@ pub async fn connect(endpoint: &Endpoint, purpose: Purpose) -> Result<Connection
 /// Goes through the hosts as tokio-postgres does: the first one that takes the login, and writes
 /// where `target_session_attrs` asks for that.
 async fn open(endpoint: &Endpoint, config: &tokio_postgres::Config) -> Result<Connection> {
-    let mut refused = None;
+    let mut refused = Error::internal(format!("{endpoint} has no host"));
     for number in 0..config.get_hosts().len() {
         match open_at(endpoint, config, number).await {
-            Ok(connection) => match is_wanted(config, &connection).await? {
-                true => return Ok(connection),
-                false => refused = Some(unwanted(endpoint)),
-            },
-            Err(error) => refused = Some(error),
+            Ok(connection) => return Ok(connection),
+            Err(error) => refused = error,
         }
     }
-    Err(refused.unwrap_or_else(|| Error::internal(format!("{endpoint} has no host"))))
+    Err(refused)
 }
 
 async fn open_at(
@@ -59,7 +58,9 @@ async fn open_at(
         let mut connector = connector.clone();
         let tls = MakeTlsConnect::<StartupPatch<Socket>>::make_tls_connect(&mut connector, host)
             .map_err(tls::internal)?;
-        let socket = socket::open(config, number).await.map_err(|e| unreachable(label, &e))?;
+        let socket = socket::open(config, number)
+            .await
+            .map_err(|error| unreachable(label, &error.to_string(), NO_ANSWER))?;
         let mut config = config.clone();
         let stream = StartupPatch::new(socket);
         Ok(config.ssl_mode(mode).connect_raw(stream, tls::Replicating(tls)).await)
@@ -68,7 +69,15 @@ async fn open_at(
     let driver = tokio::spawn(async move {
         drop(connection.await);
     });
-    Ok(Connection::from_parts(client, label.clone(), driver))
+    let connection = Connection::from_parts(client, label.clone(), driver);
+    match is_wanted(config, &connection).await? {
+        true => Ok(connection),
+        false => Err(unreachable(
+            label,
+            "none of its hosts that answer takes writes, as target_session_attrs asks",
+            "See which of them is the primary, and that it is named in the connection string.",
+        )),
+    }
 }
 
 async fn is_wanted(config: &tokio_postgres::Config, connection: &Connection) -> Result<bool> {
@@ -77,18 +86,6 @@ async fn is_wanted(config: &tokio_postgres::Config, connection: &Connection) -> 
     }
     let row = connection.text_row("SHOW transaction_read_only").await?;
     Ok(row.and_then(|row| row.into_iter().next().flatten()).as_deref() == Some("off"))
-}
-
-fn unwanted(endpoint: &Endpoint) -> Error {
-    Error::new(Kind::Unreachable, format!("could not connect to {endpoint}"))
-        .detail("None of its hosts that answer takes writes, as target_session_attrs asks.")
-        .hint("See which of them is the primary, and that it is named in the connection string.")
-}
-
-fn unreachable(label: &str, error: &io::Error) -> Error {
-    Error::new(Kind::Unreachable, format!("could not connect to {label}"))
-        .detail(format!("{error}."))
-        .hint("Check host and port, that the server runs, and that it listens on that address.")
 }
 
 /// Adds `replication=database` to the startup packet, wherever that is written: to this

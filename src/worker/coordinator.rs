@@ -7,15 +7,13 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, LocalSet};
 
 use crate::error::Result;
-use crate::pg::settings::OURS;
 use crate::pg::xact::transaction;
-use crate::pg::{db, interrupt, runtime, shmem};
+use crate::pg::{db, dynamic_worker, interrupt, runtime, shmem};
 use crate::remote::Connection;
 use crate::state::mirror::{self, Feed};
 use crate::state::{intent, task};
@@ -60,12 +58,12 @@ pub extern "C-unwind" fn reshard_coordinator_main(arg: pg_sys::Datum) {
     let database = arg.value() as u32;
     let pid = std::process::id() as i32;
     interrupt::install_worker_handlers();
-    BackgroundWorker::connect_worker_to_spi_by_oid(Some(pg_sys::Oid::from(database)), None);
-    let found = transaction(|| {
-        db::run(OURS)?;
-        // A lock that somebody holds on a state table must not stop all tasks.
-        db::run("SET lock_timeout = '10s'")?;
-        has_work()
+    let found = dynamic_worker::connect_to_database(database).and_then(|()| {
+        transaction(|| {
+            // A lock that somebody holds on a state table must not stop all tasks.
+            db::run("SET lock_timeout = '10s'")?;
+            has_work()
+        })
     });
     if !matches!(found, Ok(true)) {
         if let Err(error) = found {

@@ -5,6 +5,7 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::net::TcpListener;
+use std::ops::Range;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 
 /// Below the range that the system takes ports of outgoing connections from.
-const PORTS: std::ops::Range<u16> = 21_000..29_000;
+const PORTS: Range<u16> = 21_000..29_000;
 
 /// Rigs that run at the same time on this machine, where `RESHARD_RIGS` says nothing else.
 const RIGS: usize = 2;
@@ -62,30 +63,29 @@ impl Turn {
         let rigs =
             std::env::var("RESHARD_RIGS").ok().and_then(|value| value.parse().ok()).unwrap_or(RIGS);
         let mut locks = Vec::new();
-        let wanted = match share {
-            Share::Turn => 1,
-            Share::Alone => rigs,
-            Share::Unasked => 0,
-        };
-        while locks.len() < wanted {
-            // Who wants all of them takes them in their order: two that do never wait for one another.
-            let numbers = match share {
-                Share::Alone => locks.len()..locks.len() + 1,
-                _ => 0..rigs,
-            };
-            let mut free = None;
-            for number in numbers {
-                free = try_lock(&format!("turn-{number}"))?;
-                if free.is_some() {
-                    break;
+        match share {
+            Share::Turn => locks.push(one_of(0..rigs).await?),
+            // In their order: two that want all of them never wait for one another.
+            Share::Alone => {
+                for number in 0..rigs {
+                    locks.push(one_of(number..number + 1).await?);
                 }
             }
-            match free {
-                Some(lock) => locks.push(lock),
-                None => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
+            Share::Unasked => {}
         }
         Ok(Turn { _locks: locks })
+    }
+}
+
+/// Waits for one of these turns to be free.
+async fn one_of(numbers: Range<usize>) -> Result<File> {
+    loop {
+        for number in numbers.clone() {
+            if let Some(lock) = try_lock(&format!("turn-{number}"))? {
+                return Ok(lock);
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 

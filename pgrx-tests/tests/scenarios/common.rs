@@ -79,6 +79,14 @@ pub async fn application_of_several(rig: &Rig, size: u64) -> Result<()> {
     declare(rig, KEY).await
 }
 
+/// The same on all of these servers, as an application keeps the copies of omni tables equal.
+pub async fn on_all(servers: impl IntoIterator<Item = &Server>, sql: &str) -> Result<()> {
+    for server in servers {
+        server.execute(sql).await?;
+    }
+    Ok(())
+}
+
 /// Restarts a server without holding up the runtime.
 pub fn restart(server: &Server, how: Stop) -> Result<()> {
     tokio::task::block_in_place(|| server.restart(how))

@@ -4,7 +4,7 @@ use reshard_scenarios::migration::declare;
 use reshard_scenarios::oracle::compare_when_quiet;
 use reshard_scenarios::{Migration, Result, Rig};
 
-use super::common::{with_extension, KEY, STEP};
+use super::common::{on_all, with_extension, KEY, STEP};
 
 const TYPES: &str = r#"
 CREATE TYPE mood AS ENUM ('sad', 'ok', 'very happy');
@@ -91,23 +91,15 @@ const CONTRARY: &str = r"
     ALTER DATABASE app SET default_transaction_isolation = 'serializable';
     ALTER DATABASE app SET default_transaction_deferrable = on";
 
-/// Gives every server's database other defaults, or takes them back.
-async fn on_all(rig: &Rig, sql: &str) -> Result<()> {
-    for server in rig.servers() {
-        server.execute(sql).await?;
-    }
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_built_in_type_and_every_kind_of_user_type_arrives_unchanged() {
     with_extension(3, |rig| async move {
         rig.source.execute(&types(&rig).await?).await?;
         declare(&rig, KEY).await?;
-        on_all(&rig, CONTRARY).await?;
+        on_all(rig.servers(), CONTRARY).await?;
         let migration = Migration::start(&rig, false).await?;
         migration.watch(&["replicating"], STEP).await?;
-        on_all(&rig, "ALTER DATABASE app RESET ALL").await?;
+        on_all(rig.servers(), "ALTER DATABASE app RESET ALL").await?;
         compare_when_quiet(&rig, KEY, STEP).await?;
         migration.verify(STEP).await?;
         rig.source.execute("UPDATE types SET tenant_id = tenant_id + 100 WHERE id > 100; INSERT INTO types SELECT * FROM (SELECT * FROM types WHERE id = 105) t ON CONFLICT DO NOTHING").await?;
@@ -121,10 +113,10 @@ async fn odd_names_and_odd_shapes_of_tables_arrive_unchanged() {
     with_extension(3, |rig| async move {
         rig.source.execute(SHAPES).await?;
         declare(&rig, KEY).await?;
-        on_all(&rig, CONTRARY).await?;
+        on_all(rig.servers(), CONTRARY).await?;
         let migration = Migration::start(&rig, true).await?;
         migration.watch(&["switched"], STEP).await?;
-        on_all(&rig, "ALTER DATABASE app RESET ALL").await?;
+        on_all(rig.servers(), "ALTER DATABASE app RESET ALL").await?;
         compare_when_quiet(&rig, KEY, STEP).await?;
         migration.verify(STEP).await?;
         // Definitions too: what the application relies on is there and at work.

@@ -12,7 +12,7 @@ use reshard_scenarios::wait::wait_until;
 use reshard_scenarios::{Error, Migration, Result, Rig, RigOptions, Server, Session, Stop};
 
 use super::common::{
-    application, check_outcome, restart, run, run_within, with_extension, KEY, STEP,
+    application, check_outcome, on_all, restart, run, run_within, with_extension, KEY, STEP,
 };
 
 /// The longest a copy of the long scenarios may take.
@@ -202,9 +202,7 @@ async fn the_rate_limit_holds_and_changes_while_the_copy_runs_and_progress_never
                  CREATE PUBLICATION all_tables FOR TABLE t1 WHERE (id > 0), t2, t3",
             )
             .await?;
-        for server in rig.servers() {
-            server.execute(IMPATIENT).await?;
-        }
+        on_all(rig.servers(), IMPATIENT).await?;
         limit(&rig, 2_000).await?;
         let migration = Migration::start(&rig, false).await?;
         in_the_middle(&rig, 1.0).await?;
@@ -246,9 +244,7 @@ async fn the_rate_limit_holds_and_changes_while_the_copy_runs_and_progress_never
         let waves: i64 =
             rig.source.connect().await?.one("SELECT max(wave) FROM reshard.table_copies").await?;
         assert_eq!(waves, 1);
-        for server in rig.servers() {
-            server.execute("ALTER DATABASE app RESET ALL").await?;
-        }
+        on_all(rig.servers(), "ALTER DATABASE app RESET ALL").await?;
         equal(&rig).await
     })
     .await;

@@ -12,7 +12,7 @@ use reshard_scenarios::wait::{wait_for, wait_until, Seen};
 use reshard_scenarios::{Error, Migration, Result, Rig, RigOptions, Server, Session, Stop};
 use tokio::sync::watch;
 
-use super::common::{application_of_several, check_outcome, restart, run, KEY, STEP};
+use super::common::{application_of_several, check_outcome, on_all, restart, run, KEY, STEP};
 
 /// Runs a scenario on a source of so many shards.
 pub async fn several<F, Fut>(sources: usize, shards: usize, body: F)
@@ -39,14 +39,6 @@ CREATE TABLE regions (id bigint PRIMARY KEY, stamp text NOT NULL, filler text NO
 INSERT INTO regions SELECT g, 'seed', repeat(md5(g::text), 8) FROM generate_series(1, 2000) g;
 CREATE TABLE currencies (id bigint PRIMARY KEY, stamp text NOT NULL);
 ";
-
-/// The same on all of these servers, as an application keeps the copies of omni tables equal.
-pub async fn on_all(servers: impl IntoIterator<Item = &Server>, sql: &str) -> Result<()> {
-    for server in servers {
-        server.execute(sql).await?;
-    }
-    Ok(())
-}
 
 /// Each omni table comes from one node, the largest, and what refers to it, from another one than
 /// the rest: so say the progress of the copy and the publications of all flows.

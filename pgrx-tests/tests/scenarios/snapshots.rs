@@ -4,8 +4,8 @@ use reshard_scenarios::oracle::compare_when_quiet;
 use reshard_scenarios::wait::{wait_for, Seen};
 use reshard_scenarios::{Error, Migration, Result, Rig};
 
-use super::common::{application_of_several, KEY, STEP};
-use super::nodes::{on_all, several};
+use super::common::{application_of_several, on_all, KEY, STEP};
+use super::nodes::several;
 
 /// Rows that refer to an omni table, in a plain table and in a partitioned one. The larger omni
 /// table comes from the first node, so that the one that is referred to comes from the last.

@@ -6,7 +6,7 @@ use reshard_scenarios::session::literal;
 use reshard_scenarios::wait::wait_until;
 use reshard_scenarios::{Migration, Result, Rig, RigOptions, Session};
 
-use super::super::common::{application_of_several, run, KEY, STEP};
+use super::super::common::{application_of_several, on_all, run, KEY, STEP};
 use super::{expect, preflight, WHOLE};
 
 /// Names of the checks that would refuse a run.
@@ -62,17 +62,10 @@ async fn nodes_that_differ_are_found_before_anything_is_touched() {
     .await;
 }
 
-async fn on_all_nodes(rig: &Rig, sql: &str) -> Result<()> {
-    for node in rig.sources() {
-        node.execute(sql).await?;
-    }
-    Ok(())
-}
-
 /// Rows of another node are looked into as well: keys that are null, references that cross.
 async fn rows_of_another_node(rig: &Rig, session: &Session) -> Result<()> {
-    on_all_nodes(
-        rig,
+    on_all(
+        rig.sources(),
         "CREATE TABLE heads (id bigint PRIMARY KEY, tenant_id bigint);
          CREATE TABLE limbs (id bigint PRIMARY KEY, tenant_id bigint, head_id bigint REFERENCES heads)",
     )
@@ -89,13 +82,13 @@ async fn rows_of_another_node(rig: &Rig, session: &Session) -> Result<()> {
     let found = preflight(session, WHOLE, "{}").await?;
     expect(&found, "sharding_key_null", "warning", "limbs");
     expect(&found, "foreign_keys", "error", "limbs_head_id_fkey");
-    on_all_nodes(rig, "DROP TABLE limbs, heads").await
+    on_all(rig.sources(), "DROP TABLE limbs, heads").await
 }
 
 /// Keys that each node made by itself, of rows that meet on the destination.
 async fn keys_that_repeat(rig: &Rig, session: &Session) -> Result<()> {
-    on_all_nodes(
-        rig,
+    on_all(
+        rig.sources(),
         "CREATE TABLE serials (id bigserial PRIMARY KEY, tenant_id bigint NOT NULL);
          INSERT INTO serials (tenant_id) SELECT tenant_id FROM accounts",
     )
@@ -115,14 +108,14 @@ async fn keys_that_repeat(rig: &Rig, session: &Session) -> Result<()> {
     }
     let found = preflight(session, WHOLE, "{}").await?;
     assert!(found.iter().all(|f| f.check != "node_unique"), "{found:?}");
-    on_all_nodes(rig, "DROP TABLE serials").await
+    on_all(rig.sources(), "DROP TABLE serials").await
 }
 
 /// Copies of a table may differ in what doesn't move.
 async fn copies_of_what_is_published(rig: &Rig, session: &Session) -> Result<()> {
     rig.nodes[0].execute("UPDATE settings SET owner = owner + 1 WHERE id = 7").await?;
-    on_all_nodes(
-        rig,
+    on_all(
+        rig.sources(),
         "CREATE PUBLICATION partly FOR TABLE accounts, settings (id, owner) WHERE (id <> 7)",
     )
     .await?;
@@ -130,7 +123,7 @@ async fn copies_of_what_is_published(rig: &Rig, session: &Session) -> Result<()>
         let found = preflight(session, (SOURCE, DESTINATION, "partly"), options).await?;
         assert!(found.iter().all(|f| f.check != "node_omni_tables"), "{found:?}");
     }
-    on_all_nodes(rig, "DROP PUBLICATION partly").await
+    on_all(rig.sources(), "DROP PUBLICATION partly").await
 }
 
 /// A source of several shards without any sharding key.
